@@ -1,0 +1,43 @@
+"""The verbs of `tmor` and how their errors are shown."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from tmor_fast.cli import data, demo, options, pretrain, transfer, zeroshot
+from tmor_fast.errors import BackendUnavailableError, MissingDependencyError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="T-MOR: learn human actions from skeletons.",
+)
+app.add_typer(data.app, name="data")
+app.command("pretrain")(pretrain.pretrain)
+app.command("probe")(transfer.probe)
+app.command("finetune")(transfer.finetune)
+app.command("zeroshot")(zeroshot.zeroshot)
+app.command("embed")(pretrain.embed)
+app.command("options")(options.options)
+app.command("demo")(demo.demo)
+
+
+@app.command()
+def doctor() -> None:
+    """What was built, what this machine can run, what is missing and how to get it."""
+    from tmor_fast.cli.doctor import print_report
+
+    print_report()
+
+
+def run() -> None:
+    """Run the command line; an error that a person can act on is one red line and exit status 1."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, BackendUnavailableError, MissingDependencyError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,81 @@
+"""`tmor probe` and `tmor finetune`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from tmor_fast.cli.pretrain import ConfigFile, Overrides
+
+if TYPE_CHECKING:
+    from tmor_fast.data.packed import PackedClips
+    from tmor_fast.nn.unik import UNIK
+    from tmor_fast.training.finetune import TransferResult
+
+Config = TypeVar("Config", bound=Any)
+Checkpoint = Annotated[Path | None, typer.Option(help="model.pt of a pre-training run; left out: random weights.")]
+Store = Annotated[Path, typer.Argument(help="A clip store with labels.")]
+
+
+def probe(
+    store: Store,
+    checkpoint: Checkpoint = None,
+    config: ConfigFile = None,
+    settings: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
+) -> None:
+    """Linear probe: one linear layer on frozen features."""
+    from tmor_fast.training.config import ProbeConfig, load_config
+    from tmor_fast.training.probe import probe as run
+
+    loaded, backbone, packed = _open(store, checkpoint, load_config(ProbeConfig, config, settings or []))
+    result = run(packed, loaded, backbone)
+    _show(result, "linear probe" + ("" if checkpoint else " of a random backbone"))
+    if out is not None:
+        from tmor_fast.evaluation.saving import save_json
+
+        save_json(out, result.to_dict())
+
+
+def finetune(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="Run folder; gets the models, metrics and logs.")],
+    checkpoint: Checkpoint = None,
+    config: ConfigFile = None,
+    settings: Overrides = None,
+) -> None:
+    """Train a whole encoder with a classifier: from a checkpoint, from scratch, or few-shot (--set share=0.05)."""
+    from tmor_fast.training.config import FinetuneConfig, load_config
+    from tmor_fast.training.finetune import finetune as run
+
+    loaded, backbone, packed = _open(store, checkpoint, load_config(FinetuneConfig, config, settings or []))
+    result = run(packed, loaded, out, backbone=backbone)
+    _show(result, f"fine-tuned on {result.train_clips} clips" if checkpoint else f"{result.train_clips} clips")
+
+
+def _open(store: Path, checkpoint: Path | None, config: Config) -> tuple[Config, UNIK | None, PackedClips]:
+    """The store prepared as the checkpoint was trained, and its encoder."""
+    from tmor_fast.data.prepare import prepare
+    from tmor_fast.data.store import ClipStore
+    from tmor_fast.nn.checkpoint import load_model
+
+    backbone = None
+    if checkpoint is not None:
+        model, metadata = load_model(checkpoint)
+        backbone = model.backbone
+        frames = dataclasses.replace(config.augmentation, frames=metadata["frames"])
+        config = dataclasses.replace(
+            config, layout=metadata["layout"], normalisation=metadata["normalisation"], augmentation=frames
+        )
+    packed = prepare(ClipStore(store), layout=config.layout, normalisation=config.normalisation, progress=True)
+    return config, backbone, packed
+
+
+def _show(result: TransferResult, title: str) -> None:
+    from rich.console import Console
+
+    for name, report in result.reports.items():
+        Console().print(report.to_table(f"{title} · {name}"))

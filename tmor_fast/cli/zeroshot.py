@@ -1,0 +1,57 @@
+"""`tmor zeroshot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def zeroshot(
+    checkpoint: Annotated[Path, typer.Argument(help="model.pt of a pre-training run with stage 2.")],
+    store: Annotated[Path, typer.Argument(help="A clip store with labels.")],
+    actions: Annotated[str | None, typer.Option(help="Names that compete, comma-separated; left out: all.")] = None,
+    views: Annotated[int, typer.Option(help="Directions from which a 3D clip is seen.")] = 4,
+    video: Annotated[bool, typer.Option(help="Also with the video teacher's embeddings.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
+) -> None:
+    """Recognise actions by name, without a single labelled example of them."""
+    from rich.console import Console
+
+    from tmor_fast.data.prepare import prepare
+    from tmor_fast.data.store import ClipStore
+    from tmor_fast.evaluation.saving import save_json
+    from tmor_fast.nn.checkpoint import load_model
+    from tmor_fast.teachers import embed_store, get_teacher
+    from tmor_fast.training.config import AugmentationConfig
+    from tmor_fast.training.zero_shot import zero_shot
+
+    model, metadata = load_model(checkpoint)
+    if metadata["stage"] < 2:
+        raise ValueError(f"{checkpoint} ended with stage 1 and has seen no text; zero-shot needs stage 2")
+    opened = ClipStore(store)
+    teachers: list[str] = []
+    if video and metadata["video_teacher"]:
+        teacher = get_teacher(metadata["video_teacher"])
+        embed_store(opened, teacher, progress=True)
+        teachers = [teacher.name]
+    packed = prepare(
+        opened, layout=metadata["layout"], normalisation=metadata["normalisation"], teachers=teachers, progress=True
+    )
+    result = zero_shot(
+        model,
+        packed,
+        get_teacher(metadata["text_teacher"]),
+        None if actions is None else [name.strip() for name in actions.split(",")],
+        augmentation=AugmentationConfig(
+            frames=metadata["frames"], view_yaw_degrees=metadata["view_yaw_degrees"]
+        ),
+        video=teachers[0] if teachers else None,
+        views=views,
+    )
+    for name, report in result.reports.items():
+        Console().print(report.to_table(f"zero-shot · {name} · chance {100 * result.chance:.1f} %"))
+    Console().print(result.headline())
+    if out is not None:
+        save_json(out, result.to_dict())

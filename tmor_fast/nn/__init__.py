@@ -1,0 +1,35 @@
+"""UNIK, projection heads, embedding banks, the T-MOR model and its pre-training objective."""
+
+from tmor_fast.nn.banks import FeatureBank, FIFOQueue, SampleBank
+from tmor_fast.nn.checkpoint import load_model, save_model
+from tmor_fast.nn.detection import FrameClassifier
+from tmor_fast.nn.momentum import MomentumEncoder, ema_update
+from tmor_fast.nn.objective import Objective, TeacherFeatures
+from tmor_fast.nn.options import TMOROptions, option_table
+from tmor_fast.nn.projection import ProjectionHead
+from tmor_fast.nn.tmor import TMOR
+from tmor_fast.nn.unik import UNIK
+from tmor_fast.nn.unik_checkpoint import config_from_official, load_official, to_official
+from tmor_fast.nn.unik_config import UNIKConfig
+
+__all__ = [
+    "TMOR",
+    "UNIK",
+    "FIFOQueue",
+    "FeatureBank",
+    "FrameClassifier",
+    "MomentumEncoder",
+    "Objective",
+    "ProjectionHead",
+    "SampleBank",
+    "TMOROptions",
+    "TeacherFeatures",
+    "UNIKConfig",
+    "config_from_official",
+    "ema_update",
+    "load_model",
+    "load_official",
+    "option_table",
+    "save_model",
+    "to_official",
+]

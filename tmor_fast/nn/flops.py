@@ -1,0 +1,80 @@
+"""How many floating-point operations UNIK takes: 2 per multiply-add of every matrix product and convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from tmor_fast.nn.unik import UNIK
+from tmor_fast.nn.unik_config import UNIKConfig
+
+
+def dependency_attention_flops(
+    x_shape: torch.Size, query_key_shape: torch.Size, value_shape: torch.Size, num_heads: int
+) -> int:
+    """Operations of one forward `dependency_attention`.
+
+    Args:
+        x_shape: (N, T, V, Cin).
+        query_key_shape: (2 * H * Ce, Cin).
+        value_shape: (Cout, H * Cin).
+        num_heads: H.
+    """
+    clips, frames, joints, channels = x_shape
+    rows = clips * frames * joints
+    embeddings = 2 * rows * channels * query_key_shape[0]
+    logits = rows * joints * query_key_shape[0]
+    mixing = 2 * rows * joints * num_heads * channels
+    values = 2 * rows * value_shape[0] * value_shape[1]
+    return embeddings + logits + mixing + values
+
+
+def _forward(
+    x: torch.Size,
+    query_key_weight: torch.Size,
+    query_key_bias: torch.Size,
+    dependency: torch.Size,
+    value_weight: torch.Size,
+    *args: Any,
+    **kwargs: Any,
+) -> int:
+    return dependency_attention_flops(x, query_key_weight, value_weight, dependency[0])
+
+
+def _backward(grad: torch.Size, *args: Any, **kwargs: Any) -> int:
+    # Every product has two factors, so two products of its size; what the kernel computes again is not counted.
+    return 2 * _forward(*args, **kwargs)
+
+
+def flop_formulas() -> dict[Any, Callable[..., int]]:
+    """The `custom_mapping` with which `torch.utils.flop_counter.FlopCounterMode` knows this library's ops."""
+    ops = torch.ops.tmor_fast
+    return {ops.dependency_attention: _forward, ops.dependency_attention_backward: _backward}
+
+
+def unik_flops(config: UNIKConfig, frames: int, *, clips: int = 1, training: bool = False) -> int:
+    """Operations of UNIK on `clips` clips of `frames` frames with all person slots. Nothing is computed.
+
+    Args:
+        config: the network; without `num_classes` the classifier is left out.
+        frames: T.
+        clips: N.
+        training: count the backward pass too.
+
+    Returns:
+        Operations, e.g. 13.1e9 for the released network, one clip, 150 frames, two persons.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=flop_formulas())
+    # Fake tensors carry shapes through the real code without computing.
+    with FakeTensorMode(), torch.set_grad_enabled(training):
+        model = UNIK(config).eval()
+        joints = torch.empty(clips, config.channels, frames, config.joints, config.persons)
+        with counter:
+            output = model(joints)
+            if training:
+                output.sum().backward()
+    return counter.get_total_flops()

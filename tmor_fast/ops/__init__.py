@@ -1,0 +1,7 @@
+"""The ops of T-MOR, each with a plain PyTorch reference and compiled kernels behind `backend=`."""
+
+from tmor_fast.ops.cluster_infonce import cluster_infonce
+from tmor_fast.ops.dbscan import dbscan
+from tmor_fast.ops.dependency_attention import dependency_attention
+
+__all__ = ["cluster_infonce", "dbscan", "dependency_attention"]

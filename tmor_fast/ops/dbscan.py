@@ -1,0 +1,251 @@
+"""Exact DBSCAN in any dimension.
+
+Two points are neighbours if their float64 distance is at most `eps`. A core point has at least `min_samples`
+neighbours, itself included (or that much weight). Clusters are the connected components of the core points, numbered by
+their first core point; a border point takes the smallest cluster that reaches it; the rest is noise (-1). These are the
+labels of `sklearn.cluster.DBSCAN(metric="precomputed")` on the float64 distances.
+
+Ester, Kriegel, Sander, Xu: A density-based algorithm for discovering clusters, KDD 1996.
+
+The float64 distance, on which all backends agree to the last bit:
+- euclidean: the square root of `sum_k (x_k - y_k)^2`, summed from the first coordinate to the last;
+- cosine: `1 - cos(x, y)`, evaluated as half of that sum over rows scaled to length 1; a zero vector has distance 1 to
+  every other point and 0 to itself, as in scikit-learn.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import torch
+from torch import Tensor
+
+from tmor_fast.build import compiled, extension
+from tmor_fast.ops import registry
+from tmor_fast.ops.launch import Launch, dtype_code
+
+METRICS = ("euclidean", "cosine")
+BACKENDS = ("reference", "cpu")
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Elements of one block of the distance matrix in the reference: on a CPU what stays in the cache and below the size
+# from which PyTorch starts threads for every small step; on a GPU enough to fill it.
+_BLOCK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 24}
+
+
+def dbscan(
+    points: Tensor,
+    eps: float,
+    min_samples: int,
+    *,
+    metric: str = "euclidean",
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Cluster `points` by density.
+
+    Args:
+        points: (n, d), n and d at least 1, float16, bfloat16, float32 or float64, finite, any strides.
+        eps: largest distance between neighbours, in the units of `points` (for cosine: of 1 - cos), above 0.
+        min_samples: neighbours, the point itself included, that make a core point; at least 1.
+        metric: "euclidean" or "cosine".
+        sample_weight: (n,) a point's weight in the count of its neighbours; negative ones keep points from being core.
+        backend: "auto", "reference" (plain PyTorch, any device) or "cpu" (C++ kernel, CPU tensors).
+
+    Returns:
+        labels: (n,) int64, -1 for noise; core: (n,) bool. Both on the device of `points`.
+
+    Raises:
+        TypeError: a wrong type. ValueError: a wrong shape or value, a non-finite point (its row is named).
+        BackendUnavailableError: the backend cannot run here.
+    """
+    if not isinstance(points, Tensor):
+        raise TypeError(f"dbscan: points must be a torch.Tensor, got {type(points).__name__}")
+    weight = None if sample_weight is None else sample_weight.detach()
+    labels, core = torch.ops.tmor_fast.dbscan(
+        points.detach(), float(eps), operator.index(min_samples), metric, weight, backend
+    )
+    return labels, core
+
+
+def squared_threshold(eps: float, metric: str) -> float:
+    """The largest float64 t for which a squared distance of t is a neighbour's: sqrt(t) <= eps, or t / 2 <= eps."""
+    if metric == "cosine":
+        return 2.0 * eps
+    threshold = min(eps * eps, 1.7976931348623157e308)
+    while threshold > 0.0 and math.sqrt(threshold) > eps:
+        threshold = math.nextafter(threshold, 0.0)
+    while math.sqrt(above := math.nextafter(threshold, math.inf)) <= eps and above < math.inf:
+        threshold = above
+    return threshold
+
+
+def unit_rows(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in float64, scaled to length 1, and which rows are zero (they stay zero): (n, d), (n,) bool."""
+    values = points.to(torch.float64)
+    largest = values.abs().amax(dim=1, keepdim=True)
+    zero = largest == 0
+    values = values / largest.masked_fill(zero, 1.0)  # no square overflows or vanishes
+    values = values / values.square().sum(dim=1, keepdim=True).sqrt().masked_fill_(zero, 1.0)
+    return values, zero.squeeze(1)
+
+
+def _check(points: Tensor, eps: float, min_samples: int, metric: str, weight: Tensor | None) -> None:
+    if points.dim() != 2 or 0 in points.shape:
+        raise ValueError(f"dbscan: points must have shape (n, d) with n, d >= 1, got {tuple(points.shape)}")
+    if points.dtype not in _DTYPES:
+        raise TypeError(f"dbscan: points have dtype {points.dtype}; accepted: {', '.join(map(str, _DTYPES))}")
+    if not (0.0 < eps < math.inf):
+        raise ValueError(f"dbscan: eps must be finite and above 0, got {eps}")
+    if min_samples < 1:
+        raise ValueError(f"dbscan: min_samples must be at least 1, got {min_samples}")
+    if metric not in METRICS:
+        raise ValueError(f"dbscan: unknown metric {metric!r}; accepted: {', '.join(map(repr, METRICS))}")
+    if weight is None:
+        return
+    if tuple(weight.shape) != (points.shape[0],):
+        raise ValueError(f"dbscan: sample_weight must have shape ({points.shape[0]},), got {tuple(weight.shape)}")
+    if weight.device != points.device:
+        raise ValueError(f"dbscan: sample_weight is on {weight.device}, points are on {points.device}")
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    finite = torch.isfinite(values)
+    if bool(finite.all()):
+        return
+    place = tuple((~finite).nonzero()[0].tolist())
+    raise ValueError(
+        f"dbscan: {name} must be finite, but row {place[0]} holds {float(values[place])}; "
+        "remove such rows or fill their gaps first"
+    )
+
+
+def _candidates(device: torch.device) -> dict[str, registry.Check]:
+    def cpu() -> str | None:
+        if device.type != "cpu":
+            return f"it takes CPU tensors, points are on {device}"
+        return compiled("dbscan", "cpu")
+
+    return {"cpu": cpu, "reference": lambda: None}
+
+
+def _kernel(
+    points: Tensor, eps: float, min_samples: int, metric: str, sample_weight: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    _check(points, eps, min_samples, metric, sample_weight)
+    chosen = registry.choose("dbscan", backend, _candidates(points.device))
+    _check_finite("points", points)
+    weight = None
+    if sample_weight is not None:
+        weight = sample_weight.to(torch.float64).contiguous()
+        _check_finite("sample_weight", weight)
+    threshold = squared_threshold(eps, metric)
+    orthogonal = None
+    if metric == "cosine":
+        values, orthogonal = unit_rows(points)
+    else:
+        # float32 holds every float16 and bfloat16 exactly.
+        values = points if points.dtype in (torch.float32, torch.float64) else points.to(torch.float32)
+    run = _cpu if chosen == "cpu" else _reference
+    return run(values.contiguous(), threshold, min_samples, weight, orthogonal)
+
+
+def _fake(
+    points: Tensor, eps: float, min_samples: int, metric: str, sample_weight: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    _check(points, eps, min_samples, metric, sample_weight)
+    n = points.shape[0]
+    return points.new_empty((n,), dtype=torch.int64), points.new_empty((n,), dtype=torch.bool)
+
+
+def _cpu(
+    values: Tensor, threshold: float, min_samples: int, weight: Tensor | None, orthogonal: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    n, d = values.shape
+    labels = values.new_empty((n,), dtype=torch.int64)
+    core = values.new_empty((n,), dtype=torch.bool)
+    with Launch("dbscan", values.device) as launch:
+        extension().dbscan_cpu(
+            points=launch.pointer("points", values, dtypes=(torch.float32, torch.float64)),
+            dtype=dtype_code(values.dtype),
+            n=n,
+            dimensions=d,
+            threshold=threshold,
+            min_samples=min_samples,
+            weight=launch.pointer("sample_weight", weight, dtypes=(torch.float64,), shape=(n,)),
+            orthogonal=launch.pointer("orthogonal", orthogonal, dtypes=(torch.bool,), shape=(n,)),
+            labels=launch.pointer("labels", labels, dtypes=(torch.int64,)),
+            core=launch.pointer("core", core, dtypes=(torch.bool,)),
+            threads=torch.get_num_threads(),
+            isa="",
+        )
+    return labels, core
+
+
+class _Neighbours:
+    """Blocks of the neighbour matrix, in float64 and in the order of summation that the module's docstring fixes."""
+
+    def __init__(self, values: Tensor, threshold: float, orthogonal: Tensor | None) -> None:
+        self.columns = values.to(torch.float64).t().contiguous()
+        self.threshold = threshold
+        self.orthogonal = orthogonal
+        self.step = max(1, _BLOCK_ELEMENTS[values.device.type] // values.shape[0])
+
+    def __call__(self, first: int) -> Tensor:
+        """(step, n) bool: the neighbours of the points from `first` on."""
+        last = min(first + self.step, self.columns.shape[1])
+        total = self.columns.new_zeros((last - first, self.columns.shape[1]))
+        for column in self.columns:
+            difference = column[first:last, None] - column
+            total += difference.mul_(difference)  # two rounded steps: a fused one would differ
+        if self.orthogonal is not None:
+            total[self.orthogonal[first:last, None] | self.orthogonal] = 2.0
+            rows = torch.arange(first, last, device=total.device)
+            total[rows - first, rows] = 0.0
+        return total <= self.threshold
+
+
+def _reference(
+    values: Tensor, threshold: float, min_samples: int, weight: Tensor | None, orthogonal: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    n, device = values.shape[0], values.device
+    neighbours = _Neighbours(values, threshold, orthogonal)
+    blocks = range(0, n, neighbours.step)
+
+    amount = torch.ones(n, dtype=torch.float64, device=device) if weight is None else weight
+    core = torch.cat([torch.where(neighbours(first), amount, 0.0).sum(dim=1) >= min_samples for first in blocks])
+
+    root = torch.arange(n, device=device)
+    for first in blocks:
+        block = neighbours(first) & core & core[first : first + neighbours.step, None]
+        row, column = block.nonzero(as_tuple=True)
+        root = unite_edges(root, row + first, column)
+
+    # The first core point of a cluster is its root, so clusters are numbered in the order of their roots.
+    is_root = core & (root == torch.arange(n, device=device))
+    number = is_root.cumsum(0) - 1
+    labels = torch.where(core, number[root], -1)
+    for first in blocks:
+        reached = torch.where(neighbours(first) & core, labels, n).amin(dim=1)
+        rows = slice(first, first + neighbours.step)
+        labels[rows] = torch.where(core[rows] | (reached == n), labels[rows], reached)
+    return labels, core
+
+
+def unite_edges(root: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Merge the sets of `a[e]` and `b[e]` for every edge e. `root` names the smallest of each set."""
+    while True:
+        low, high = torch.minimum(root[a], root[b]), torch.maximum(root[a], root[b])
+        differ = low != high
+        if not bool(differ.any()):
+            return root
+        root = root.scatter_reduce(0, high[differ], low[differ], "amin")
+        while not torch.equal(root[root], root):
+            root = root[root]
+
+
+registry.define(
+    "dbscan(Tensor points, float eps, int min_samples, str metric, Tensor? sample_weight, str backend) "
+    "-> (Tensor labels, Tensor core)"
+)
+registry.implement("dbscan", _kernel, _fake, ("CPU", "CUDA"))

@@ -1,0 +1,67 @@
+"""Clustering the motion embeddings of the whole data set, and what to do when that goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tmor_fast.cluster import DBSCAN, suggest_eps
+from tmor_fast.nn.options import TMOROptions
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What one clustering found.
+
+    Args:
+        labels: (n,) int64 cluster of each sample, -1 for noise; None where it was not usable.
+        eps: the radius used.
+        clusters: number of clusters.
+        noise_share: share of samples outside all clusters.
+        largest_share: share of samples in the largest cluster.
+        warning: why the clusters are not used, "" where they are.
+    """
+
+    labels: Tensor | None
+    eps: float
+    clusters: int
+    noise_share: float
+    largest_share: float
+    warning: str = ""
+
+
+def cluster_embeddings(embeddings: Tensor, options: TMOROptions, eps: float | None) -> Clustering:
+    """DBSCAN by cosine distance with the options' settings (open questions 10 to 14).
+
+    Args:
+        embeddings: (n, d) motion embeddings.
+        options: min_samples, largest usable cluster and, if set, eps.
+        eps: radius of an earlier clustering, None to take the options' or the knee of the k-distance curve.
+
+    Returns:
+        The clustering; `labels` is None and `warning` says why where one cluster swallows too much or nothing is
+        clustered, so that training falls back to instance discrimination.
+    """
+    unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
+    radius = eps if eps is not None else options.eps
+    if radius is None:
+        radius = float(suggest_eps(unit, options.min_samples, metric="cosine"))
+    # A radius of 0 would make duplicates the only neighbours; DBSCAN asks for a positive one.
+    radius = max(radius, 1e-6)
+    labels = torch.as_tensor(
+        DBSCAN(eps=radius, min_samples=options.min_samples, metric="cosine").fit_predict(unit), dtype=torch.int64
+    )
+    clusters = int(labels.max()) + 1
+    noise = float((labels < 0).float().mean())
+    largest = float(torch.bincount(labels[labels >= 0]).max()) / len(labels) if clusters else 0.0
+    warning = ""
+    if clusters == 0:
+        warning = f"no cluster at eps {radius:.4g}: all samples are noise; instance discrimination goes on"
+    elif largest > options.max_cluster_share:
+        warning = (
+            f"the largest cluster holds {largest:.0%} of the samples (limit {options.max_cluster_share:.0%}) at eps "
+            f"{radius:.4g}; instance discrimination goes on, a smaller eps would split it"
+        )
+    return Clustering(None if warning else labels, radius, clusters, noise, largest, warning)

@@ -1,0 +1,272 @@
+"""What a run can be told: dataclasses that a YAML file and the command line fill."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from tmor_fast.errors import missing
+from tmor_fast.nn.options import TMOROptions
+from tmor_fast.nn.unik_config import UNIKConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The UNIK encoder of a run.
+
+    Args:
+        preset: "unik", "unik-small" or "unik-tiny".
+        channels: 2 (image plane; 3D clips are projected from drawn views) or 3.
+        persons: person slots of a clip.
+        dilation: "released" or "thesis".
+        init: "released" or "thesis".
+        person_average: "all" slots or those "present".
+    """
+
+    preset: Literal["unik", "unik-small", "unik-tiny"] = "unik"
+    channels: Literal[2, 3] = 2
+    persons: int = 1
+    dilation: Literal["released", "thesis"] = "released"
+    init: Literal["released", "thesis"] = "released"
+    person_average: Literal["all", "present"] = "all"
+
+    def build(self, joints: int, num_classes: int | None = None) -> UNIKConfig:
+        """The encoder's configuration for skeletons of `joints` joints."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "preset"}
+        return UNIKConfig.preset(self.preset, joints=joints, num_classes=num_classes, **fields)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How clips become network input (open question 18). At test time only `frames` counts.
+
+    Args:
+        frames: T, frames of a network input; the crop is resampled to it.
+        min_crop, max_crop: share of a clip that a random temporal crop keeps.
+        rotation_degrees: random in-plane rotation of 2D input, +- so much.
+        rotation_radians: random rotation about each axis of 3D input, +- so much.
+        view_yaw_degrees, view_pitch_degrees: a 3D clip is seen from a direction drawn within +- so much.
+        scale: random scaling by 1 +- so much.
+        shift: standard deviation of a random shift, in normalised units.
+        mirror: share of clips that are mirrored (swaps left and right; only where no action names a side).
+        random_move: the released random move over time (2D).
+        jitter: standard deviation of noise on every joint, in normalised units.
+    """
+
+    frames: int = 150
+    min_crop: float = 0.5
+    max_crop: float = 1.0
+    rotation_degrees: float = 30.0
+    rotation_radians: float = 0.3
+    view_yaw_degrees: float = 180.0
+    view_pitch_degrees: float = 15.0
+    scale: float = 0.0
+    shift: float = 0.0
+    mirror: float = 0.0
+    random_move: bool = False
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"augmentation.frames: got {self.frames}, must be at least 1")
+        if not 0 < self.min_crop <= self.max_crop <= 1:
+            raise ValueError(
+                f"augmentation: crops need 0 < min_crop <= max_crop <= 1, got {self.min_crop} and {self.max_crop}"
+            )
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Optimiser and schedule (open question 20). The rate is `rate * batch_size / 256` if `scale_rate`.
+
+    Args:
+        name: "sgd" (Nesterov momentum 0.9) or "adamw".
+        rate: learning rate.
+        scale_rate: scale the rate with the batch.
+        weight_decay: of all parameters.
+        batch_size: clips a step.
+        epochs: passes over the data.
+        schedule: "cosine" (to zero), "steps" (a tenth at each milestone) or "constant".
+        milestones: epochs at which the rate falls.
+        warmup_epochs: epochs of linear warm-up.
+        gradient_clip: largest gradient norm, 0 for no limit.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    rate: float = 0.1
+    scale_rate: bool = True
+    weight_decay: float = 1e-4
+    batch_size: int = 256
+    epochs: int = 200
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    warmup_epochs: float = 0.0
+    gradient_clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optimiser.{name}: got {getattr(self, name)}, must be above 0")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run: stage 1 (L_mm + L_mv), then stage 2 (+ L_mt), which starts from it.
+
+    Args:
+        backbone, augmentation, options, optimiser: see their classes; `optimiser.epochs` are those of stage 1.
+        stage2_epochs: epochs of stage 2; 0 leaves it out.
+        stage2_rate: learning rate of stage 2, null for the same.
+        layout, normalisation: how stored clips are prepared.
+        split: "train" uses the clips of that split (all clips of a data set without splits), "all" everything.
+        text_teacher, video_teacher: names for `tmor_fast.teachers.get_teacher`, null for none.
+        unlabelled: names of data sets whose action names and captions are not used.
+        held_out: actions left out altogether, for zero-shot.
+        precision: Lightning's precision, e.g. "32-true" or "bf16-mixed".
+        seed: of everything random.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    options: TMOROptions = field(default_factory=TMOROptions)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    stage2_epochs: int = 100
+    stage2_rate: float | None = None
+    layout: str = "unik17"
+    normalisation: Literal["body", "screen", "none"] = "body"
+    split: Literal["train", "all"] = "train"
+    text_teacher: str | None = "minilm"
+    video_teacher: str | None = "classical-video"
+    unlabelled: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    precision: str = "32-true"
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Supervised training of a whole encoder, from scratch or from a checkpoint.
+
+    Args:
+        backbone: used from scratch; a checkpoint brings its own.
+        augmentation, optimiser: see their classes.
+        protocol: split and metric, a name of `tmor_fast.evaluation.protocols`, "official" being the split column of the store.
+        streams: "joint", "bone" or both, whose scores are fused.
+        share: share of the labelled training clips used (few-shot: 0.05, 0.1).
+        few_shot: how they are drawn: "stratified" (by class, at least one each) or "uniform".
+        label_smoothing: of the cross entropy.
+        layout, normalisation: how stored clips are prepared from scratch.
+        precision: Lightning's precision.
+        seed: of everything random.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    protocol: str = "official"
+    streams: tuple[Literal["joint", "bone"], ...] = ("joint",)
+    share: float = 1.0
+    few_shot: Literal["stratified", "uniform"] = "stratified"
+    label_smoothing: float = 0.0
+    layout: str = "unik17"
+    normalisation: Literal["body", "screen", "none"] = "body"
+    precision: str = "32-true"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share: got {self.share}, must be above 0 and at most 1 (0.05 is five per cent)")
+        if not self.streams:
+            raise ValueError("streams: name at least one of 'joint', 'bone'")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Linear probe: one linear layer on frozen features, which are computed once.
+
+    Args:
+        backbone, augmentation, layout, normalisation: used for a random backbone; a checkpoint brings its own.
+        optimiser: of the linear layer.
+        views: augmented views of each training clip besides the plain one.
+        protocol, share, few_shot, seed: as in `FinetuneConfig`.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    views: int = 0
+    protocol: str = "official"
+    share: float = 1.0
+    few_shot: Literal["stratified", "uniform"] = "stratified"
+    layout: str = "unik17"
+    normalisation: Literal["body", "screen", "none"] = "body"
+    seed: int = 1
+
+
+PRESET_FOLDER = Path(__file__).parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Names of the configurations that come with the library."""
+    return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
+
+
+def load_config(cls: type[T], source: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Build a configuration from defaults, then a YAML file, then overrides.
+
+    Args:
+        cls: the dataclass.
+        source: a YAML file, or the name of one that comes with the library (`preset_names`).
+        overrides: "options.temperature=0.07" and the like, later ones win.
+
+    Raises:
+        ValueError: an unknown key or a value of the wrong type; the message says which and what is accepted.
+        FileNotFoundError: no such file or preset.
+    """
+    try:
+        import jsonargparse
+    except ImportError as error:
+        raise missing("jsonargparse", "train", "Reading a configuration") from error
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(cls, as_group=False)
+    parser.add_argument("--config", action="config")
+    arguments = [] if source is None else ["--config", str(_find(source))]
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"override {override!r}: write key=value, e.g. optimiser.epochs=50")
+        arguments.append(f"--{override}")
+    try:
+        parsed: Any = parser.parse_args(arguments)
+        parsed.pop("config", None)
+        values = vars(parser.instantiate_classes(parsed))
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ValueError(f"{cls.__name__}: {error}") from error
+    return cls(**values)
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    preset = PRESET_FOLDER / f"{source}.yaml"
+    if preset.is_file():
+        return preset
+    raise FileNotFoundError(f"no configuration {source}; give a YAML file or one of: {', '.join(preset_names())}")
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as YAML that `load_config` reads back."""
+    import yaml
+
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

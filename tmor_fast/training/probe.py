@@ -1,0 +1,96 @@
+"""Linear probe: one linear layer on frozen features (T-MOR's linear evaluation)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from tmor_fast.data.packed import PackedClips
+from tmor_fast.evaluation.metrics import classification_report
+from tmor_fast.nn.unik import UNIK
+from tmor_fast.training.batches import ClipBatches, EpochShuffle
+from tmor_fast.training.config import ProbeConfig
+from tmor_fast.training.features import embed_in_batches
+from tmor_fast.training.finetune import TransferResult, labelled_split
+from tmor_fast.training.optimiser import build_optimiser
+from tmor_fast.training.trainer import build_trainer
+
+
+class ProbeModule(L.LightningModule):
+    """A linear classifier on a table of features.
+
+    The features are standardised by the training table's mean and deviation, which is a linear map: `classifier()`
+    folds it into one layer of F * K + K parameters.
+
+    Args:
+        features: (n, F) frozen features.
+        labels: (n,) classes.
+        num_classes: K.
+        config: optimiser and seed.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, config: ProbeConfig) -> None:
+        super().__init__()
+        self.features, self.targets, self.config = features, labels, config
+        mean, deviation = features.mean(0), features.std(0, correction=0)
+        self.register_buffer("mean", mean)
+        # A feature that never changes says nothing; dividing by its deviation would be 0 / 0.
+        self.register_buffer("scale", torch.where(deviation > 1e-8, 1 / deviation.clamp_min(1e-8), 0.0))
+        self.linear = torch.nn.Linear(features.shape[1], num_classes)
+
+    def configure_optimizers(self) -> Any:
+        return build_optimiser(self.linear.parameters(), self.config.optimiser, len(self.train_dataloader()))
+
+    def train_dataloader(self) -> Any:
+        dataset = TensorDataset(self.features, self.targets)
+        size = min(self.config.optimiser.batch_size, len(dataset))
+        return DataLoader(dataset, batch_size=size, sampler=EpochShuffle(len(dataset), self.config.seed))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear((features - self.mean) * self.scale)
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        loss = torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def classifier(self) -> torch.nn.Linear:
+        """The trained layer on raw features."""
+        folded = torch.nn.Linear(self.linear.in_features, self.linear.out_features)
+        with torch.no_grad():
+            folded.weight.copy_(self.linear.weight * self.scale)
+            folded.bias.copy_(self.linear.bias - folded.weight @ self.mean)  # type: ignore[operator]
+        return folded
+
+
+def probe(packed: PackedClips, config: ProbeConfig, backbone: UNIK | None = None, *, progress: bool = True) -> TransferResult:
+    """Train a linear layer on the features of a frozen encoder and test it.
+
+    Args:
+        packed: the data set, prepared as the backbone was trained.
+        config: protocol, optimiser, views.
+        backbone: the encoder; None takes `config.backbone` with random weights (the papers' baseline).
+        progress: show a progress bar.
+
+    Returns:
+        Metrics and scores on the test side, under the name "probe".
+    """
+    L.seed_everything(config.seed, verbose=False)
+    encoder = UNIK(config.backbone.build(packed.layout.num_joints)) if backbone is None else backbone
+    split = labelled_split(packed, config.protocol, config.share, config.few_shot, config.seed)
+    batches = ClipBatches(packed, config.augmentation, channels=encoder.config.channels)
+    tables = [embed_in_batches(encoder, batches, split.train)]
+    draw = torch.Generator().manual_seed(config.seed)
+    tables += [embed_in_batches(encoder, batches, split.train, generator=draw) for _ in range(config.views)]
+    features, labels = torch.cat(tables), split.labels[split.train].repeat(len(tables))
+    module = ProbeModule(features.cpu(), labels.cpu(), len(split.label_names), config)
+    trainer = build_trainer(None, epochs=config.optimiser.epochs, progress=progress)
+    trainer.fit(module)
+    with torch.no_grad():
+        scores = module.cpu().classifier()(embed_in_batches(encoder, batches, split.test).cpu())
+    report = classification_report(scores, split.labels[split.test], split.label_names)
+    return TransferResult({"probe": report}, {"probe": scores}, split.test, len(split.train))

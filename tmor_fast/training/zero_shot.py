@@ -1,0 +1,112 @@
+"""Zero-shot recognition: the nearest action name in the shared space, with motion alone or with video too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tmor_fast.data.packed import PackedClips
+from tmor_fast.evaluation.metrics import ClassificationReport, classification_report
+from tmor_fast.evaluation.zero_shot import class_embeddings, zero_shot_scores
+from tmor_fast.nn.tmor import TMOR
+from tmor_fast.teachers import Teacher
+from tmor_fast.training.batches import ClipBatches
+from tmor_fast.training.config import AugmentationConfig
+from tmor_fast.training.datasets import action_text
+from tmor_fast.training.features import embed_in_batches
+
+
+@dataclasses.dataclass
+class ZeroShotResult:
+    """Outcome of zero-shot recognition.
+
+    Args:
+        reports: metrics for "motion" and, with a video teacher, "motion+video".
+        actions: the names that competed.
+        chance: accuracy of guessing.
+        metric: what to name first: "top1", "mean_per_class" or "both" (open question 24).
+    """
+
+    reports: dict[str, ClassificationReport]
+    actions: list[str]
+    chance: float
+    metric: str = "both"
+
+    def headline(self) -> str:
+        """One line a result, in the metric that the options ask for."""
+        names = {"top1": "top-1", "mean_per_class": "mean per class"}
+        chosen = list(names) if self.metric == "both" else [self.metric]
+        lines = []
+        for result, report in self.reports.items():
+            values = ", ".join(f"{names[name]} {100 * getattr(report, name):.1f} %" for name in chosen)
+            lines.append(f"{result}: {values} (chance {100 * self.chance:.1f} %)")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        reports = {name: report.to_dict() for name, report in self.reports.items()}
+        return {"actions": self.actions, "chance": self.chance, "reports": reports}
+
+
+def embed_actions(model: TMOR, teacher: Teacher, actions: Sequence[str] | Sequence[Sequence[str]]) -> Tensor:
+    """Unit embeddings (K, d) of actions, each given by its name or by several captions, which are averaged."""
+    captions = [[action] if isinstance(action, str) else list(action) for action in actions]
+    flat = [action_text(caption) for group in captions for caption in group]
+    owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
+    with torch.no_grad():
+        projected = model.embed_text(teacher.encode_text(flat).float().to(next(model.parameters()).device))
+    return class_embeddings(projected.cpu(), owner, len(captions))
+
+
+def zero_shot(
+    model: TMOR,
+    packed: PackedClips,
+    teacher: Teacher,
+    actions: Sequence[str] | None = None,
+    *,
+    augmentation: AugmentationConfig,
+    video: str | None = None,
+    views: int = 1,
+    captions: Sequence[Sequence[str]] | None = None,
+) -> ZeroShotResult:
+    """Recognise actions by name.
+
+    Args:
+        model: trained through stage 2.
+        packed: the data set.
+        teacher: the text encoder the model was trained with.
+        actions: names that compete (their clips are tested); None takes all of the data set.
+        augmentation: clip length and view range of the training.
+        video: name of a video teacher whose embeddings `packed` carries: adds the "motion+video" result.
+        views: directions from which a 2D network sees a 3D clip; their embeddings are averaged.
+        captions: several descriptions of each action instead of its name.
+
+    Raises:
+        ValueError: an action that the data set does not have, or the model has no text head.
+    """
+    names = list(packed.label_names) if actions is None else list(actions)
+    unknown = [name for name in names if name not in packed.label_names]
+    if unknown:
+        raise ValueError(f"the data set has no action {unknown[0]!r}; it has: {', '.join(packed.label_names)}")
+    number = {packed.label_names.index(name): i for i, name in enumerate(names)}
+    index = torch.tensor([i for i, label in enumerate(packed.label.tolist()) if label in number])
+    labels = torch.tensor([number[int(packed.label[i])] for i in index])
+    batches = ClipBatches(packed, augmentation, channels=model.backbone.config.channels, stream=model.options.stream)
+    text = embed_actions(model, teacher, names if captions is None else captions)
+    motion = torch.stack(
+        [embed_in_batches(model, batches, index, kind="projection", view=view).cpu() for view in range(views)]
+    ).mean(0)
+    scores = {"motion": zero_shot_scores(motion, text)}
+    if video is not None:
+        with torch.no_grad():
+            visual = model.embed_video(packed.embeddings[video][index].float()).cpu()
+        fuse = model.options.zero_shot_fusion
+        scores["motion+video"] = zero_shot_scores(
+            motion, text, visual, fuse=fuse, temperature=float(model.temperature)
+        )
+    reports = {name: classification_report(s, labels, names) for name, s in scores.items()}
+    return ZeroShotResult(reports, names, 1 / len(names), model.options.zero_shot_metric)
