@@ -239,6 +239,12 @@ void weigh(Job* job, const Packed& points, uint8_t* core) {
       compare_panels(job->tile, points, a, points, b, &pairs);
       const uint32_t* columns = points.order.data() + b * points.width;
       for (int row = 0; row < points.width; ++row) {
+        // A point is its own neighbour, also a zero vector of the cosine metric, whose tile says otherwise.
+        if (a == b) {
+          const uint64_t self = (uint64_t{1} << row) & points.lanes(a);
+          pairs.sure[row] |= self;
+          pairs.maybe[row] &= ~self;
+        }
         if ((pairs.sure[row] | pairs.maybe[row]) == 0) continue;
         const uint32_t point = points.order[static_cast<size_t>(a * points.width + row)];
         uint64_t found = pairs.sure[row] | job->recheck(point, columns, pairs.maybe[row]);

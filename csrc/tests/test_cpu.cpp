@@ -183,6 +183,8 @@ void run_all() {
     c.threshold = threshold;
     c.min_samples = 4;
     check<double>(c);
+    for (int64_t i = 0; i < c.n; ++i) c.weight.push_back(0.5 * static_cast<double>(random() % 11));
+    check<double>(c);
   }
 }
 

@@ -29,7 +29,9 @@ def make_clip(
     return Clip(**values)  # type: ignore[arg-type]
 
 
-def make_packed(lengths: list[int], persons: int = 1, channels: int = 2, seed: int = 0, **fields: object) -> PackedClips:
+def make_packed(
+    lengths: list[int], persons: int = 1, channels: int = 2, seed: int = 0, **fields: object
+) -> PackedClips:
     """Random packed clips of the given lengths."""
     generator = torch.Generator().manual_seed(seed)
     frames, count = sum(lengths), len(lengths)

@@ -44,9 +44,13 @@ def view(where: Tensor, yaw: float, pitch: float = 0.0) -> list[float]:
 
 def test_projection_by_hand() -> None:
     right, up, near = point(1, 0, 0), point(0, 1, 0), point(0, 0, 1)
-    assert view(right, 0) == [1, 0] and view(up, 0) == [0, -1] and view(near, 0) == [0, 0], "y up becomes y down"
+    assert view(right, 0) == [1, 0]
+    assert view(up, 0) == [0, -1], "y up becomes y down"
+    assert view(near, 0) == [0, 0]
     assert view(near, 90) == [1, 0], "what pointed at the viewer points right"
-    assert view(right, 90) == [0, 0] and view(right, 180) == [-1, 0] and view(up, 123) == [0, -1]
+    assert view(right, 90) == [0, 0]
+    assert view(right, 180) == [-1, 0]
+    assert view(up, 123) == [0, -1]
     assert view(near, 0, 90) == [0, 1], "from above, near points are low in the image"
     assert view(up, 0, 90) == [0, 0]
 
@@ -74,14 +78,18 @@ def test_planar_clips_only_lose_z() -> None:
     joints = batch(3)
     yaw, pitch = torch.full((3,), 1.0), torch.full((3,), 0.2)
     mixed = project(joints, yaw, pitch, torch.tensor([True, False, True]))
-    assert torch.equal(mixed[0], joints[0, :2]) and torch.equal(mixed[2], joints[2, :2])
+    assert torch.equal(mixed[0], joints[0, :2])
+    assert torch.equal(mixed[2], joints[2, :2])
     assert torch.equal(mixed[1], project(joints, yaw, pitch)[1])
 
 
 def test_views_are_within_their_ranges() -> None:
     yaw, pitch = draw_views(1000, generator=seed(0), pitch=(0.1, 0.2))
-    assert yaw.min() < -3 and yaw.max() > 3 and yaw.abs().max() <= math.pi
-    assert pitch.min() >= 0.1 and pitch.max() <= 0.2
+    assert yaw.min() < -3
+    assert yaw.max() > 3
+    assert yaw.abs().max() <= math.pi
+    assert pitch.min() >= 0.1
+    assert pitch.max() <= 0.2
 
 
 def test_rotate2d_by_hand() -> None:
@@ -120,7 +128,9 @@ def test_random_rotation_keeps_lengths_and_respects_its_limit(channels: int) -> 
     if channels == 2:
         angle = torch.atan2(turned[:, 1], turned[:, 0]) - torch.atan2(joints[:, 1], joints[:, 0])
         degrees = torch.rad2deg(torch.atan2(angle.sin(), angle.cos()))[:, 0, 0, 0]
-        assert degrees.abs().max() <= 10 and degrees.min() < -5 and degrees.max() > 5
+        assert degrees.abs().max() <= 10
+        assert degrees.min() < -5
+        assert degrees.max() > 5
     assert torch.equal(random_rotation(joints, 0.0, seed(0)), joints)
 
 
@@ -137,14 +147,17 @@ def test_random_move_is_the_released_one() -> None:
         for t in range(6):
             a = np.deg2rad(angle[t])
             theta = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) * scale[t]
-            expected = np.einsum("ij,jvm->ivm", theta, joints[n, :, t].numpy()) + np.array([dx[t], dy[t]])[:, None, None]
+            expected = (
+                np.einsum("ij,jvm->ivm", theta, joints[n, :, t].numpy()) + np.array([dx[t], dy[t]])[:, None, None]
+            )
             np.testing.assert_allclose(moved[n, :, t].numpy(), expected, atol=1e-6)
 
 
 def test_random_move_moves_padding_but_not_z() -> None:
     zeros = torch.zeros(32, 3, 4, 17, 1)
     moved = random_move(zeros, seed(0))
-    assert moved[:, :2].abs().max() > 0.09 and moved[:, 2].eq(0).all()
+    assert moved[:, :2].abs().max() > 0.09
+    assert moved[:, 2].eq(0).all()
 
 
 @pytest.mark.parametrize("layout", ["unik17", "coco17"])
@@ -186,7 +199,8 @@ def test_random_scale_is_one_factor_a_clip() -> None:
     scaled = random_scale(joints, 0.5, 2.0, seed(0))
     factor = (scaled / joints).flatten(1)
     torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
-    assert 0.5 <= factor.min() < 0.6 and 1.8 < factor.max() <= 2.0
+    assert 0.5 <= factor.min() < 0.6
+    assert 1.8 < factor.max() <= 2.0
 
 
 AUGMENTATIONS: list[Callable[[Tensor, torch.Generator], Tensor]] = [
@@ -207,8 +221,10 @@ def test_seeds_reproduce_dtypes_stay_and_inputs_are_untouched(
     joints = batch(16).to(dtype)
     before = joints.clone()
     one, two, other = augment(joints, seed(1)), augment(joints, seed(1)), augment(joints, seed(2))
-    assert torch.equal(one, two) and not torch.equal(one, other)
-    assert one.dtype == dtype and torch.equal(joints, before)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert one.dtype == dtype
+    assert torch.equal(joints, before)
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -8,7 +8,18 @@ import pytest
 from tmor_fast.data import convert_joints, get_layout, register_conversion, register_layout, to_unik17
 from tmor_fast.data.layout import SkeletonLayout
 
-LIMBS = [f"{side}_{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")]
+LIMBS = [
+    f"{side}_{part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")
+]
+
+BANDAI = [
+    *("UpperArm_L", "UpperArm_R", "LowerArm_L", "LowerArm_R", "Hand_L", "Hand_R"),
+    *("UpperLeg_L", "UpperLeg_R", "LowerLeg_L", "LowerLeg_R", "Foot_L", "Foot_R"),
+]
+CMU = [
+    *("lclavicle", "rclavicle", "lhumerus", "rhumerus", "lwrist", "rwrist"),
+    *("lhipjoint", "rhipjoint", "lfemur", "rfemur", "ltibia", "rtibia"),
+]
 
 
 def points(layout: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,30 +33,8 @@ def points(layout: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     [
         ("penn13", {"head": 1}, {limb: limb for limb in LIMBS}),
         ("coco17", {"nose": 1}, {limb: limb for limb in LIMBS}),
-        (
-            "bandai21",
-            {"Head": 2, "Neck": -1},
-            dict(
-                zip(
-                    LIMBS,
-                    "UpperArm_L UpperArm_R LowerArm_L LowerArm_R Hand_L Hand_R UpperLeg_L UpperLeg_R LowerLeg_L "
-                    "LowerLeg_R Foot_L Foot_R".split(),
-                    strict=True,
-                )
-            ),
-        ),
-        (
-            "cmu31",
-            {"head": 1},
-            dict(
-                zip(
-                    LIMBS,
-                    "lclavicle rclavicle lhumerus rhumerus lwrist rwrist lhipjoint rhipjoint lfemur rfemur ltibia "
-                    "rtibia".split(),
-                    strict=True,
-                )
-            ),
-        ),
+        ("bandai21", {"Head": 2, "Neck": -1}, dict(zip(LIMBS, BANDAI, strict=True))),
+        ("cmu31", {"head": 1}, dict(zip(LIMBS, CMU, strict=True))),
     ],
 )
 def test_to_unik17(source: str, head: dict[str, float], names: dict[str, str]) -> None:
@@ -68,7 +57,9 @@ def test_to_unik17(source: str, head: dict[str, float], names: dict[str, str]) -
     np.testing.assert_allclose(new("chest"), (neck + hip) / 2, rtol=0, atol=1e-14)
     for limb in LIMBS:
         np.testing.assert_array_equal(new(limb), old(names[limb]))
-    assert ok.all() and out.shape == (4, 2, 17, 3) and out.dtype == joints.dtype
+    assert ok.all()
+    assert out.shape == (4, 2, 17, 3)
+    assert out.dtype == joints.dtype
 
 
 def test_a_joint_made_of_several_is_valid_only_if_all_are() -> None:
@@ -78,13 +69,15 @@ def test_a_joint_made_of_several_is_valid_only_if_all_are() -> None:
     _, ok = convert_joints(joints, valid, "penn13", "unik17")
     lost = {unik.joint_names[j] for j in np.flatnonzero(~ok[0, 0])}
     assert lost == {"mouth", "neck", "chest", "left_shoulder"}
-    assert ok[1:].all() and ok[0, 1].all()
+    assert ok[1:].all()
+    assert ok[0, 1].all()
 
 
 def test_same_layout_changes_nothing() -> None:
     joints, valid = points("coco17")
     out, ok = convert_joints(joints, valid, "coco17", get_layout("coco17"))
-    assert out is joints and ok is valid
+    assert out is joints
+    assert ok is valid
 
 
 def test_float32_stays_float32() -> None:
@@ -109,7 +102,9 @@ def test_wrong_shapes_are_refused() -> None:
 
 def test_register_conversion_extends_the_table() -> None:
     register_layout(SkeletonLayout("conversion-test", ("top", "bottom"), (-1, 0), 0))
-    register_conversion("unik17", "conversion-test", {"top": "head", "bottom": {"left_ankle": 0.25, "right_ankle": 0.75}})
+    register_conversion(
+        "unik17", "conversion-test", {"top": "head", "bottom": {"left_ankle": 0.25, "right_ankle": 0.75}}
+    )
     joints, valid = points("unik17")
     out, _ = convert_joints(joints, valid, "unik17", "conversion-test")
     np.testing.assert_array_equal(out[..., 0, :], joints[..., 0, :])

@@ -20,7 +20,8 @@ UNIK_BONES = "4<-3 3<-2 2<-1 1<-0 5<-2 7<-5 9<-7 6<-2 8<-6 10<-8 11<-4 13<-11 15
 def test_unik17_is_the_released_layout() -> None:
     layout = get_layout("unik17")
     assert set(layout.bones) == {tuple(map(int, bone.split("<-"))) for bone in UNIK_BONES.split()}
-    assert layout.parents[0] == -1 and layout.root == 0
+    assert layout.parents[0] == -1
+    assert layout.root == 0
     assert layout.joint_names[layout.center] == "mid_hip" == layout.joint_names[4]
     assert [layout.joint_names[i] for i in (0, 2, 5, 6, 9, 16)] == [
         "head", "neck", "left_shoulder", "right_shoulder", "left_wrist", "right_ankle",
@@ -30,11 +31,13 @@ def test_unik17_is_the_released_layout() -> None:
 @pytest.mark.parametrize("name", ["unik17", "penn13", "bandai21", "coco17", "cmu31"])
 def test_every_layout_pairs_each_left_joint_with_its_right_one(name: str) -> None:
     layout = LAYOUTS[name]
-    assert layout.name == name and layout.num_joints == int("".join(filter(str.isdigit, name)))
+    assert layout.name == name
+    assert layout.num_joints == int("".join(filter(str.isdigit, name)))
     paired = {joint for pair in layout.left_right for joint in pair}
     assert paired == {joint for pair in pair_sides(layout.joint_names) for joint in pair}
     for left, right in layout.left_right:
-        assert layout.mirror[left] == right and layout.mirror[right] == left
+        assert layout.mirror[left] == right
+        assert layout.mirror[right] == left
         # a mirrored skeleton is still a skeleton: partners hang from partners
         assert layout.parents[left] == layout.parents[right] or (
             layout.mirror[layout.parents[left]] == layout.parents[right]
@@ -53,14 +56,16 @@ def test_substitutes_try_the_mirror_then_the_ancestors() -> None:
 def test_from_edges_finds_root_parents_and_sides() -> None:
     names = ["hip", "Knee_L", "Knee_R", "lfoot", "rfoot", "spine"]
     layout = SkeletonLayout.from_edges("t", names, [(0, 1), (0, 2), (1, 3), (2, 4), (0, 5)])
-    assert layout.parents == (-1, 0, 0, 1, 2, 0) and layout.center == 0
+    assert layout.parents == (-1, 0, 0, 1, 2, 0)
+    assert layout.center == 0
     assert layout.left_right == ((1, 2), (3, 4))
 
 
 def test_from_edges_turns_edges_away_from_the_root() -> None:
     # joint 2 is the only one that is no edge's second end
     layout = SkeletonLayout.from_edges("t", ["a", "b", "c"], [(1, 0), (2, 1)])
-    assert layout.root == 2 and layout.parents == (1, 2, -1)
+    assert layout.root == 2
+    assert layout.parents == (1, 2, -1)
 
 
 @pytest.mark.parametrize("edges", [[(0, 1)], [(0, 1), (1, 0)], [(0, 1), (1, 2), (2, 0)], [(0, 1), (1, 7)]])
@@ -102,7 +107,8 @@ def test_registry() -> None:
     register_layout(new)
     assert get_layout("registry-test") is LAYOUTS["registry-test"] == new
     assert get_layout(new) is new
-    assert find_layout(["a", "b"]) == new and find_layout(["b", "a"]) is None
+    assert find_layout(["a", "b"]) == new
+    assert find_layout(["b", "a"]) is None
     with pytest.raises(ValueError, match="different layout"):
         register_layout(SkeletonLayout("registry-test", ("a", "c"), (-1, 0), 0))
     with pytest.raises(TypeError):

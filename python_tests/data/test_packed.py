@@ -22,7 +22,8 @@ def frames(packed: PackedClips, clip: int) -> torch.Tensor:
 
 def test_lengths_and_size(packed: Make) -> None:
     clips = packed([3, 1, 4])
-    assert len(clips) == 3 and clips.lengths.tolist() == [3, 1, 4]
+    assert len(clips) == 3
+    assert clips.lengths.tolist() == [3, 1, 4]
     assert "3 clips, 8 frames" in repr(clips)
     assert clips.to("cpu").device.type == "cpu"
 
@@ -30,11 +31,13 @@ def test_lengths_and_size(packed: Make) -> None:
 def test_subset_copies_the_chosen_clips_in_order(packed: Make) -> None:
     clips = packed([3, 1, 4, 2], embeddings={"t": torch.arange(8.0).view(4, 2)}, frame_label=torch.arange(10))
     part = clips.subset([2, 0, 2])
-    assert part.lengths.tolist() == [4, 3, 4] and part.clip_ids == ["s0-2", "s0-0", "s0-2"]
+    assert part.lengths.tolist() == [4, 3, 4]
+    assert part.clip_ids == ["s0-2", "s0-0", "s0-2"]
     for new, old in enumerate([2, 0, 2]):
         torch.testing.assert_close(frames(part, new), frames(clips, old), rtol=0, atol=0)
     assert part.embeddings["t"].tolist() == [[4, 5], [0, 1], [4, 5]]
-    assert part.frame_label is not None and part.frame_label[:7].tolist() == [4, 5, 6, 7, 0, 1, 2]
+    assert part.frame_label is not None
+    assert part.frame_label[:7].tolist() == [4, 5, 6, 7, 0, 1, 2]
     part.joints.zero_()
     assert clips.joints.abs().sum() > 0, "a subset does not share memory"
 
@@ -103,22 +106,33 @@ def test_damaged_files_are_named(packed: Make, tmp_path: Path) -> None:
 def test_concatenate_joins_labels_dimensions_persons_and_embeddings(packed: Make) -> None:
     flat = packed([2, 3], channels=2, persons=2, embeddings={"t": torch.ones(2, 4)}, label=torch.tensor([1, -1]))
     solid = packed(
-        [4, 1], channels=3, seed=1, label_names=["jump", "walk"], label=torch.tensor([0, 1]), frame_label=torch.tensor([0, 1, -1, 1, 0])
-    )  # fmt: skip
+        [4, 1],
+        channels=3,
+        seed=1,
+        label_names=["jump", "walk"],
+        label=torch.tensor([0, 1]),
+        frame_label=torch.tensor([0, 1, -1, 1, 0]),
+    )
     both = PackedClips.concatenate([flat, solid])
-    assert both.lengths.tolist() == [2, 3, 4, 1] and both.joints.shape == (10, 2, 17, 3)
-    assert both.label_names == ["walk", "run", "jump"] and both.label.tolist() == [1, -1, 2, 0]
+    assert both.lengths.tolist() == [2, 3, 4, 1]
+    assert both.joints.shape == (10, 2, 17, 3)
+    assert both.label_names == ["walk", "run", "jump"]
+    assert both.label.tolist() == [1, -1, 2, 0]
     assert both.planar.tolist() == [True, True, False, False]
     torch.testing.assert_close(both.joints[:5, :, :, :2], flat.joints)
-    assert (both.joints[:5, :, :, 2] == 0).all() and (both.joints[5:, 1] == 0).all()
+    assert (both.joints[:5, :, :, 2] == 0).all()
+    assert (both.joints[5:, 1] == 0).all()
     torch.testing.assert_close(both.joints[5:, 0], solid.joints[:, 0])
-    assert not both.valid[5:, 1].any() and both.valid[:5].all()
+    assert not both.valid[5:, 1].any()
+    assert both.valid[:5].all()
     assert both.has_embedding("t").tolist() == [True, True, False, False]
-    assert both.frame_label is not None and both.frame_label.tolist() == [-1] * 5 + [2, 0, -1, 0, 2]
+    assert both.frame_label is not None
+    assert both.frame_label.tolist() == [-1] * 5 + [2, 0, -1, 0, 2]
     with pytest.raises(KeyError, match="'t'"):
         both.has_embedding("u")
     alone = PackedClips.concatenate([flat])
-    assert torch.equal(alone.joints, flat.joints) and alone.frame_label is None
+    assert torch.equal(alone.joints, flat.joints)
+    assert alone.frame_label is None
 
 
 def test_concatenate_refuses_what_does_not_fit(packed: Make) -> None:

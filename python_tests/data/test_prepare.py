@@ -82,7 +82,12 @@ def test_a_clip_without_any_joint_is_named(clip: Make, write_store: Write) -> No
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from(["penn13", "unik17"]), st.sampled_from([2, 3]), st.sampled_from(["body", "none"]))
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(["penn13", "unik17"]),
+    st.sampled_from([2, 3]),
+    st.sampled_from(["body", "none"]),
+)
 def test_no_coordinate_is_ever_nan(seed: int, layout: str, channels: int, normalisation: str) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 6, rng.integers(1, 5))
@@ -94,7 +99,8 @@ def test_no_coordinate_is_ever_nan(seed: int, layout: str, channels: int, normal
     joints[~valid] = np.nan
     batch = ClipBatch.build(joints, offsets, [str(i) for i in range(len(lengths))], valid=valid)
     result, ok = prepare_batch(batch, get_layout(layout), UNIK, normalisation)
-    assert np.isfinite(result).all() and result.dtype == np.float32
+    assert np.isfinite(result).all()
+    assert result.dtype == np.float32
     _, expected = convert_joints(joints, valid, layout, UNIK)
     np.testing.assert_array_equal(ok, expected)
     absent = ~np.logical_or.reduceat(valid.any(2), offsets[:-1])
@@ -141,14 +147,18 @@ def test_a_frontal_2d_body_and_its_3d_source_agree_in_scale(clip: Make, write_st
     one, two = prepare(write_store([solid], "a")), prepare(write_store([flat], "b"))
     torch.testing.assert_close(one.joints[..., 0], two.joints[..., 0], atol=1e-4, rtol=0)
     torch.testing.assert_close(one.joints[..., 1], -two.joints[..., 1], atol=1e-4, rtol=0)
-    assert not one.planar.any() and two.planar.all()
+    assert not one.planar.any()
+    assert two.planar.all()
 
 
 def test_screen_normalisation_and_its_released_size(clip: Make, write_store: Write) -> None:
     one = clip(0, 2, image_size=(200, 100))
     one.joints[:] = (50, 25)
     store = write_store([one])
-    own, released = prepare(store, normalisation="screen"), prepare(store, normalisation="screen", screen_size=(640, 480))
+    own, released = (
+        prepare(store, normalisation="screen"),
+        prepare(store, normalisation="screen", screen_size=(640, 480)),
+    )
     np.testing.assert_allclose(own.joints[0, 0, 0], [2 * 50 / 200 - 1, 2 * 25 / 200 - 100 / 200])
     np.testing.assert_allclose(released.joints[0, 0, 0], [2 * 50 / 640 - 1, 2 * 25 / 640 - 480 / 640], rtol=1e-6)
 
@@ -175,7 +185,9 @@ def test_empty_persons_stay_zero_and_are_cut_or_added(clip: Make, write_store: W
     two.valid[:, 1] = False
     store = write_store([two, clip(1, 4)])
     packed = prepare(store)
-    assert packed.joints.shape[1] == 2 and (packed.joints[:, 1] == 0).all() and not packed.valid[:, 1].any()
+    assert packed.joints.shape[1] == 2
+    assert (packed.joints[:, 1] == 0).all()
+    assert not packed.valid[:, 1].any()
     assert prepare(store, persons=1).joints.shape[1] == 1
     three = prepare(store, persons=3)
     torch.testing.assert_close(three.joints[:, :2], packed.joints)
@@ -191,7 +203,8 @@ def test_doubtful_joints_can_be_dropped(clip: Make, write_store: Write) -> None:
     store = write_store([one])
     assert prepare(store).valid.all()
     strict = prepare(store, normalisation="none", min_confidence=0.6)
-    assert strict.valid.sum() == 3 * 17 - 1 and not strict.valid[1, 0, 7]
+    assert strict.valid.sum() == 3 * 17 - 1
+    assert not strict.valid[1, 0, 7]
     middle = (one.joints[0, 0, 7] + one.joints[2, 0, 7]) / 2
     np.testing.assert_allclose(strict.joints[1, 0, 7], middle, rtol=1e-5)
 

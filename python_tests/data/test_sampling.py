@@ -52,7 +52,8 @@ def test_sampling_is_numpys_interpolation(data: st.DataObject) -> None:
     start = data.draw(st.lists(st.floats(-2, 10), min_size=len(index), max_size=len(index)))
     length = data.draw(st.lists(st.floats(1, 14), min_size=len(index), max_size=len(index)))
     batch = sample_clips(packed, torch.tensor(index), frames, torch.tensor(start), torch.tensor(length))
-    assert batch.shape == (len(index), channels, frames, 17, persons) and batch.is_contiguous()
+    assert batch.shape == (len(index), channels, frames, 17, persons)
+    assert batch.is_contiguous()
     start, length = torch.tensor(start).tolist(), torch.tensor(length).tolist()
     for row, clip in enumerate(index):
         offset = int(packed.offsets[clip])
@@ -78,13 +79,18 @@ def test_crops_stay_inside_have_the_right_length_and_repeat_with_the_seed() -> N
     index = torch.arange(200)
     batch = sample_crop(packed, index, 9, min_ratio=0.5, max_ratio=0.75, generator=torch.Generator().manual_seed(3))
     local = batch[:, 0, :, 0, 0] - 100 * (index[:, None] + 1)
-    assert local.min() >= -1e-3 and local.max() <= 40 + 1e-3
+    assert local.min() >= -1e-3
+    assert local.max() <= 40 + 1e-3
     span = local[:, -1] - local[:, 0] + 1
-    assert span.min() >= 0.5 * 41 - 1e-2 and span.max() <= 0.75 * 41 + 1e-2 and span.std() > 1
-    assert local[:, 0].min() < 2 and local[:, -1].max() > 38
+    assert span.min() >= 0.5 * 41 - 1e-2
+    assert span.max() <= 0.75 * 41 + 1e-2
+    assert span.std() > 1
+    assert local[:, 0].min() < 2
+    assert local[:, -1].max() > 38
     again = sample_crop(packed, index, 9, min_ratio=0.5, max_ratio=0.75, generator=torch.Generator().manual_seed(3))
     other = sample_crop(packed, index, 9, min_ratio=0.5, max_ratio=0.75, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(batch, again) and not torch.equal(batch, other)
+    assert torch.equal(batch, again)
+    assert not torch.equal(batch, other)
 
 
 def test_a_crop_of_everything_is_the_whole_clip() -> None:

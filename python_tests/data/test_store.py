@@ -69,7 +69,8 @@ def test_round_trip(given_clips: tuple[list[Clip], str, int]) -> None:
         with writer(path, clips_per_shard=per_shard, **options) as out:
             out.add_many(clips)
         store = ClipStore(path)
-        assert len(store) == len(clips) and store.num_frames == sum(len(clip.joints) for clip in clips)
+        assert len(store) == len(clips)
+        assert store.num_frames == sum(len(clip.joints) for clip in clips)
         assert store.max_persons == max(clip.joints.shape[1] for clip in clips)
         for read in (list(store), [store[i] for i in range(len(store))]):
             for clip, other in zip(clips, read, strict=True):
@@ -84,7 +85,8 @@ def assert_same(clip: Clip, other: Clip, tolerance: float) -> None:
     np.testing.assert_allclose(
         clip.joints[clip.valid], other.joints[other.valid], rtol=tolerance / 2, atol=tolerance / 20
     )
-    assert np.isfinite(other.joints).all() and other.joints.dtype == np.float32
+    assert np.isfinite(other.joints).all()
+    assert other.joints.dtype == np.float32
     # where some clips of a shard have confidences or frame labels, the rest reads as "sure" and "none"
     confidence = np.ones(clip.valid.shape) if clip.confidence is None else clip.confidence
     if other.confidence is None:
@@ -105,13 +107,16 @@ def test_plain_pyarrow_reads_it(clip: Make, write_store: Write) -> None:
     table = pq.read_table(store.path / "clips" / "00000.parquet")
     row = table.slice(0, 1).to_pylist()[0]
     shape = (row["num_frames"], row["persons"], 17, 2)
-    assert shape == (4, 2, 17, 2) and row["label_name"] == "run" and row["view"] == "front"
+    assert shape == (4, 2, 17, 2)
+    assert row["label_name"] == "run"
+    assert row["view"] == "front"
     np.testing.assert_array_equal(np.array(row["joints"], np.float32).reshape(shape), clips[0].joints)
     assert row["valid"] is None, "a clip with every joint valid stores no flags"
     second = table.slice(1, 1).to_pylist()[0]
     np.testing.assert_array_equal(np.array(second["valid"]).reshape(7, 1, 17), clips[1].valid)
     described = json.loads(table.schema.metadata[b"tmor"])
-    assert described["layout"]["joint_names"][0] == "head" and described["channels"] == 2
+    assert described["layout"]["joint_names"][0] == "head"
+    assert described["channels"] == 2
 
 
 def test_datasets_reads_it(clip: Make, write_store: Write, tmp_path: Path) -> None:
@@ -121,7 +126,8 @@ def test_datasets_reads_it(clip: Make, write_store: Write, tmp_path: Path) -> No
     rows = datasets.load_dataset(
         "parquet", data_files=str(store.path / "clips" / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )
-    assert len(rows) == 2 and rows[0]["caption"] == "a person walks"
+    assert len(rows) == 2
+    assert rows[0]["caption"] == "a person walks"
     joints = np.array(rows[0]["joints"], np.float32).reshape(5, 1, 17, 2)
     np.testing.assert_allclose(joints, first.joints, rtol=1e-3, atol=1e-4)
 
@@ -173,9 +179,13 @@ def test_an_unknown_layout_travels_with_the_store(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_failed_write(clip: Make, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="stop"), writer(tmp_path / "s") as out:
-        out.add(clip())
-        raise RuntimeError("stop")
+    def fail() -> None:
+        with writer(tmp_path / "s") as out:
+            out.add(clip())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,8 +233,7 @@ def test_writing_after_close_is_refused(clip: Make, tmp_path: Path) -> None:
 )
 def test_a_clip_that_does_not_fit_is_refused(clip: Make, tmp_path: Path, second: dict, message: str) -> None:
     with pytest.raises(DataError, match=message), writer(tmp_path / "s") as out:
-        out.add(clip(0))
-        out.add(clip(**{"seed": 1, **second}))
+        out.add_many([clip(0), clip(**{"seed": 1, **second})])
 
 
 def test_duplicates_within_a_batch_are_refused(tmp_path: Path) -> None:
@@ -235,7 +244,10 @@ def test_duplicates_within_a_batch_are_refused(tmp_path: Path) -> None:
 def test_a_batch_names_clip_frame_and_joint(tmp_path: Path) -> None:
     joints = np.zeros((2, 3, 1, 17, 2), np.float32)
     joints[1, 2, 0, 5, 1] = np.nan
-    with pytest.raises(DataError, match=r"clip 'b': frame 2, person 0, joint 'left_shoulder'"), writer(tmp_path / "s") as o:
+    with (
+        pytest.raises(DataError, match=r"clip 'b': frame 2, person 0, joint 'left_shoulder'"),
+        writer(tmp_path / "s") as o,
+    ):
         o.add_batch(joints, ["a", "b"])
 
 
@@ -250,7 +262,7 @@ def test_ragged_batches_are_checked(tmp_path: Path) -> None:
     joints = np.zeros((4, 1, 17, 2), np.float32)
     for offsets in ([0, 3], [1, 4], [0, 3, 2, 4], [0, 0, 4]):
         names = [f"c{i}" for i in range(len(offsets) - 1)]
-        with pytest.raises(DataError, match="offsets|frames 0"), writer(tmp_path / "s") as out:
+        with pytest.raises(DataError, match=r"offsets|frames 0"), writer(tmp_path / "s") as out:
             out.add_ragged(ClipBatch.build(joints, np.array(offsets), names))
     with pytest.raises(DataError, match="column 'caption'"):
         ClipBatch.build(joints, np.array([0, 4]), ["a"], caption=["x", "y"])
@@ -311,7 +323,7 @@ def test_an_absent_shard_is_named(clip: Make, write_store: Write) -> None:
 def test_a_shard_that_does_not_fit_its_description_is_named(clip: Make, write_store: Write) -> None:
     folder, shard = damaged(clip, write_store)
     pq.write_table(pq.read_table(shard).slice(0, 2), shard)
-    with pytest.raises(DataError, match="2 clips and 80 frames, but dataset.json says 4 and 160"):
+    with pytest.raises(DataError, match=r"2 clips and 80 frames, but dataset\.json says 4 and 160"):
         list(ClipStore(folder))
     table = pq.read_table(shard)
     pq.write_table(table.set_column(1, "num_frames", [[39, 41]]), shard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -81,8 +82,8 @@ def test_value_and_gradients_are_those_of_the_equation(
 
 
 def test_groups_of_clips_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tmor_fast.ops.dependency_attention as module
-
+    # The function of the same name hides the module from attribute access.
+    module = sys.modules["tmor_fast.ops.dependency_attention"]
     tensors = arguments((5, 3, 4, 2), 3, 2, 1)
     upstream = torch.randn(5, 3, 4, 3, dtype=torch.float64)
     whole = gradients(lambda *t: dependency_attention(*t, num_heads=2), tensors, upstream)

@@ -28,7 +28,8 @@ def import_penn(
     out: Out,
     fps: Annotated[float, typer.Option(help="Frames a second to note; the files do not say.")] = 30.0,
     sides: Annotated[
-        str, typer.Option(help="anatomical: swap the files' left and right, which are the viewer's; official: keep them.")
+        str,
+        typer.Option(help="anatomical: swap the files' left and right, which are the viewer's; official: keep them."),
     ] = "anatomical",
     overwrite: Overwrite = False,
 ) -> None:
@@ -56,9 +57,7 @@ def import_npz(
     from tmor_fast.data.importers.npz import import_npz as run
 
     with Console(stderr=True).status(f"importing {escape(str(source))}"):
-        store = run(
-            source, out, name=name, hold_out=_parse_hold_out(hold_out), licence=licence, overwrite=overwrite
-        )
+        store = run(source, out, name=name, hold_out=_parse_hold_out(hold_out), licence=licence, overwrite=overwrite)
     _show(store)
 
 
@@ -114,8 +113,9 @@ def _show(store: ClipStore) -> None:
     console = Console()
     details = store.info
     lengths = store.column("num_frames")
-    overview = Table(title=escape(f"{store.name} · {store.path}"), show_header=False)
+    overview = Table(title=escape(store.name), show_header=False)
     rows = {
+        "folder": str(store.path),
         "clips": f"{len(store):,}",
         "frames": f"{store.num_frames:,}  (a clip: {int(min(lengths))} to {int(max(lengths))})",
         "skeleton": f"{store.layout.name}: {store.layout.num_joints} joints, {store.channels}D, {store.units}",
@@ -177,7 +177,7 @@ def _show_frame_classes(console: Console, store: ClipStore) -> None:
     for batch in store.batches():
         if batch.frame_label is not None:
             counted.update(batch.frame_label.tolist())
-    table = Table(title=f"{len(store.label_names)} classes, labelled frame by frame")
+    table = Table(title=f"{len(store.label_names)} classes of frames")
     table.add_column("label", justify="right")
     table.add_column("name")
     table.add_column("frames", justify="right")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,54 +66,56 @@ def prepare(
         DataError: a clip without any valid joint, without the image size "screen" needs, or a damaged store.
     """
     goal = store.layout if layout is None else get_layout(layout)
-    if normalisation not in NORMALISATIONS:
-        raise ValueError(f"normalisation {normalisation!r}; accepted: {', '.join(NORMALISATIONS)}")
-    if normalisation == "screen" and store.channels != 2:
-        raise ValueError("normalisation 'screen' is for 2D pixels; use 'body' for 3D")
     slots = store.max_persons if persons is None else persons
-    if slots < 1:
-        raise ValueError(f"persons must be at least 1, got {persons}")
+    _check_settings(normalisation, store.channels, slots)
     embeddings = {teacher: torch.from_numpy(store.embeddings(teacher)) for teacher in teachers}
     shape = (store.num_frames, slots, goal.num_joints)
-    joints = torch.empty(*shape, store.channels)
-    valid = torch.empty(shape, dtype=torch.bool)
-    frame_label: np.ndarray | None = None
-    offsets = [np.zeros(1, dtype=np.int64)]
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "caption", "split", "subject", "view")}
-    clip_ids: list[str] = []
+    joints, valid = torch.empty(*shape, store.channels), torch.empty(shape, dtype=torch.bool)
+    seen: list[ClipBatch] = []
     start = 0
     for batch in _progress(store.batches(), len(store), store.name) if progress else store.batches():
         stop = start + len(batch.joints)
-        new_joints, new_valid = prepare_batch(
-            batch, store.layout, goal, normalisation, min_confidence=min_confidence, screen_size=screen_size
-        )
-        joints[start:stop] = torch.from_numpy(pad_persons(new_joints[:, :slots], slots))
-        valid[start:stop] = torch.from_numpy(pad_persons(new_valid[:, :slots], slots))
-        if batch.frame_label is not None:
-            frame_label = np.full(store.num_frames, -1) if frame_label is None else frame_label
-            frame_label[start:stop] = batch.frame_label
-        offsets.append(batch.offsets[1:] + start)
-        clip_ids += batch.clip_id
-        for name, parts in columns.items():
-            parts.append(batch.columns[name])
+        moved, known = prepare_batch(batch, store.layout, goal, normalisation, min_confidence, screen_size)
+        joints[start:stop] = torch.from_numpy(pad_persons(moved[:, :slots], slots))
+        valid[start:stop] = torch.from_numpy(pad_persons(known[:, :slots], slots))
+        # What the clips are is kept, their frames are not.
+        seen.append(replace(batch, joints=batch.joints[:0], valid=batch.valid[:0], confidence=None))
         start = stop
-    texts = {name: np.concatenate(parts).tolist() for name, parts in columns.items()}
-    return PackedClips(
-        joints=joints,
-        valid=valid,
-        offsets=torch.from_numpy(np.concatenate(offsets)),
-        label=torch.tensor(texts["label"], dtype=torch.int64),
-        planar=torch.full((len(clip_ids),), store.channels == 2),
-        clip_ids=clip_ids,
-        captions=texts["caption"],
-        splits=texts["split"],
-        subjects=texts["subject"],
-        views=texts["view"],
-        label_names=store.label_names,
-        layout=goal,
-        embeddings=embeddings,
-        frame_label=None if frame_label is None else torch.from_numpy(frame_label),
-    )
+    facts = _facts(seen, planar=store.channels == 2)
+    return PackedClips(joints, valid, label_names=store.label_names, layout=goal, embeddings=embeddings, **facts)
+
+
+def _check_settings(normalisation: str, channels: int, persons: int) -> None:
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation {normalisation!r}; accepted: {', '.join(NORMALISATIONS)}")
+    if normalisation == "screen" and channels != 2:
+        raise ValueError("normalisation 'screen' is for 2D pixels; use 'body' for 3D")
+    if persons < 1:
+        raise ValueError(f"persons must be at least 1, got {persons}")
+
+
+def _facts(batches: Sequence[ClipBatch], planar: bool) -> dict[str, Any]:
+    """The fields of PackedClips that say what the clips are rather than how they move."""
+
+    def column(name: str) -> list[Any]:
+        return np.concatenate([batch.columns[name] for batch in batches]).tolist()
+
+    frame_label = None
+    if any(batch.frame_label is not None for batch in batches):
+        parts = [np.full(b.offsets[-1], -1) if b.frame_label is None else b.frame_label for b in batches]
+        frame_label = torch.from_numpy(np.concatenate(parts).astype(np.int64))
+    lengths = np.concatenate([batch.lengths for batch in batches])
+    return {
+        "offsets": torch.from_numpy(np.concatenate(([0], np.cumsum(lengths)))),
+        "planar": torch.full((len(lengths),), planar),
+        "label": torch.tensor(column("label"), dtype=torch.int64),
+        "clip_ids": [name for batch in batches for name in batch.clip_id],
+        "captions": column("caption"),
+        "splits": column("split"),
+        "subjects": column("subject"),
+        "views": column("view"),
+        "frame_label": frame_label,
+    }
 
 
 def prepare_batch(
@@ -119,7 +123,6 @@ def prepare_batch(
     source: SkeletonLayout,
     target: SkeletonLayout,
     normalisation: str,
-    *,
     min_confidence: float = 0.0,
     screen_size: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -203,7 +203,7 @@ class ClipBatch:
                 raise DataError(
                     f"clip {self.clip_id[clip]!r}: split {split!r} must be 'train', 'test' or '' and fps {fps} positive"
                 )
-        check_finite(self.joints, self.valid, self._locate, layout.joint_names)
+        check_finite(self.joints, self.valid, self.locate, layout.joint_names)
 
     def _check_shapes(self) -> None:
         frames = self.joints.shape[0]
@@ -225,12 +225,13 @@ class ClipBatch:
         assert self.frame_label is not None
         wrong = np.flatnonzero((self.frame_label < -1) | (self.frame_label >= num_labels))
         if len(wrong):
-            where, local = self._locate(int(wrong[0]))
+            where, local = self.locate(int(wrong[0]))
             raise DataError(
                 f"{where}: frame {local} has frame_label {self.frame_label[wrong[0]]}, outside -1 to {num_labels - 1}"
             )
 
-    def _locate(self, frame: int) -> tuple[str, int]:
+    def locate(self, frame: int) -> tuple[str, int]:
+        """Words for the clip that owns a frame, and the frame's number within it."""
         clip = int(np.searchsorted(self.offsets, frame, side="right")) - 1
         return f"clip {self.clip_id[clip]!r}", frame - int(self.offsets[clip])
 

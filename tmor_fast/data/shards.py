@@ -129,7 +129,7 @@ def _require_float16_range(batch: ClipBatch, coordinates: np.ndarray) -> None:
         return
     if max(coordinates.max(), -coordinates.min()) > np.finfo(np.float16).max:
         frame = int(np.argwhere(np.abs(coordinates) > np.finfo(np.float16).max)[0][0])
-        where, local = batch._locate(frame)
+        where, local = batch.locate(frame)
         raise DataError(f"{where}: frame {local} has a coordinate beyond float16's 65504; use dtype='float32'")
 
 
@@ -202,63 +202,85 @@ def from_table(table: pa.Table, joints: int, channels: int, path: Path) -> ClipB
     lacking = {"clip_id", "num_frames", "persons", "joints", "valid", *COLUMN_DEFAULTS} - set(table.column_names)
     if lacking:
         raise DataError(f"{path}: lacks the columns {sorted(lacking)}; write the store anew")
-    lengths = table["num_frames"].to_numpy().astype(np.int64)
-    persons = table["persons"].to_numpy().astype(np.int64)
-    clip_id = table["clip_id"].to_pylist()
-    if (lengths < 1).any() or (persons < 1).any():
-        raise DataError(f"{path}: a clip has no frames or no persons; write the store anew")
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    per_joint = lengths * persons * joints
-    frames, most = int(offsets[-1]), int(persons.max(initial=1))
-    slots = None
-    if (persons != most).any():
-        slots = np.arange(most) < np.repeat(persons, lengths)[:, None]
-
-    def unpack(name: str, sizes: np.ndarray, tail: tuple[int, ...], fill: float, dtype: Any) -> np.ndarray | None:
-        if name not in table.column_names or table[name].null_count == len(table):
-            return None
-        column = table[name].combine_chunks()
-        null = column.is_null().to_numpy(zero_copy_only=False)
-        stored = np.diff(column.offsets.to_numpy())
-        wrong = np.flatnonzero(~null & (stored != sizes))
-        if len(wrong):
-            first = int(wrong[0])
-            raise DataError(
-                f"{path}: clip {clip_id[first]!r}: column {name!r} has {stored[first]} values, {sizes[first]} expected"
-            )
-        flat = column.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-        if not tail:  # one value a frame
-            target = np.full(frames, fill, dtype=dtype)
-            target[np.repeat(~null, lengths)] = flat
-            return target
-        if slots is None and not null.any():
-            return flat.reshape(frames, most, *tail)
-        target = np.full((frames, most, *tail), fill, dtype=dtype)
-        present = np.ones((frames, most), dtype=bool) if slots is None else slots
-        target[present & ~np.repeat(null, lengths)[:, None]] = flat.reshape(-1, *tail)
-        if slots is not None:
-            target[~slots] = 0
-        return target
-
-    coordinates = unpack("joints", per_joint * channels, (joints, channels), 0.0, np.float32)
-    if coordinates is None:
-        coordinates = np.empty((0, most, joints, channels), np.float32)
-    valid = unpack("valid", per_joint, (joints,), True, np.bool_)
+    rows = _Rows(table, joints, channels, path)
+    coordinates = rows.per_joint("joints", 0.0, np.float32, channels)
+    valid = rows.per_joint("valid", True, np.bool_)
+    assert coordinates is not None
     if valid is None:
         valid = np.ones(coordinates.shape[:3], dtype=bool)
-        if slots is not None:
-            valid[~slots] = False
+        if rows.slots is not None:
+            valid[~rows.slots] = False
     extras = [name for name in table.column_names if name not in FIXED_COLUMNS and name not in COLUMN_DEFAULTS]
     return ClipBatch(
         joints=coordinates,
         valid=valid,
-        offsets=offsets,
-        persons=persons,
-        clip_id=clip_id,
+        offsets=np.concatenate(([0], np.cumsum(rows.lengths))),
+        persons=rows.persons,
+        clip_id=rows.clip_id,
         columns={name: column_array(table, name) for name in (*COLUMN_DEFAULTS, *extras)},
-        confidence=unpack("confidence", per_joint, (joints,), 1.0, np.float32),
-        frame_label=unpack("frame_label", lengths, (), -1, np.int64),
+        confidence=rows.per_joint("confidence", 1.0, np.float32),
+        frame_label=rows.per_frame("frame_label", -1, np.int64),
     )
+
+
+class _Rows:
+    """Unpacks the list columns of a shard into flat arrays, with every length checked first."""
+
+    def __init__(self, table: pa.Table, joints: int, channels: int, path: Path) -> None:
+        self.table, self.joints, self.path = table, joints, path
+        self.lengths = table["num_frames"].to_numpy().astype(np.int64)
+        self.persons = table["persons"].to_numpy().astype(np.int64)
+        self.clip_id: list[str] = table["clip_id"].to_pylist()
+        if (self.lengths < 1).any() or (self.persons < 1).any():
+            raise DataError(f"{path}: a clip has no frames or no persons; write the store anew")
+        self.most = int(self.persons.max(initial=1))
+        # Before anything is allocated by what num_frames says.
+        self._values("joints", self.lengths * self.persons * joints * channels)
+        self.slots: np.ndarray | None = None  # (F, M): the person slots that exist, None for all
+        if (self.persons != self.most).any():
+            self.slots = np.arange(self.most) < np.repeat(self.persons, self.lengths)[:, None]
+
+    def _values(self, name: str, sizes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+        """A list column as one array, and which rows are null; each other row must have its size."""
+        column = self.table[name].combine_chunks()
+        null = column.is_null().to_numpy(zero_copy_only=False)
+        stored = np.diff(column.offsets.to_numpy())
+        wrong = np.flatnonzero(stored != np.where(null, stored, sizes))
+        if len(wrong) or (name == "joints" and null.any()):
+            first = int(wrong[0]) if len(wrong) else int(np.flatnonzero(null)[0])
+            raise DataError(
+                f"{self.path}: clip {self.clip_id[first]!r}: column {name!r} has {stored[first]} values, "
+                f"{sizes[first]} expected"
+            )
+        return column.flatten(), null
+
+    def _absent(self, name: str) -> bool:
+        return name not in self.table.column_names or self.table[name].null_count == len(self.table)
+
+    def per_joint(self, name: str, fill: float, dtype: Any, channels: int | None = None) -> np.ndarray | None:
+        """(F, M, V) or (F, M, V, C): `fill` in clips without values, 0 in slots nobody has; None if no clip has any."""
+        if self._absent(name) and name != "joints":
+            return None
+        flat, null = self._values(name, self.lengths * self.persons * self.joints * (channels or 1))
+        values = flat.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        tail = (self.joints,) if channels is None else (self.joints, channels)
+        frames = int(self.lengths.sum())
+        if self.slots is None and not null.any():
+            return values.reshape(frames, self.most, *tail)
+        target = np.full((frames, self.most, *tail), fill, dtype=dtype)
+        present = np.ones((frames, self.most), dtype=bool) if self.slots is None else self.slots
+        target[present & ~np.repeat(null, self.lengths)[:, None]] = values.reshape(-1, *tail)
+        target[~present] = 0
+        return target
+
+    def per_frame(self, name: str, fill: float, dtype: Any) -> np.ndarray | None:
+        """(F,), `fill` in clips without values; None if no clip has any."""
+        if self._absent(name):
+            return None
+        flat, null = self._values(name, self.lengths)
+        target = np.full(int(self.lengths.sum()), fill, dtype=dtype)
+        target[np.repeat(~null, self.lengths)] = flat.to_numpy(zero_copy_only=False)
+        return target
 
 
 def column_array(table: pa.Table, name: str) -> np.ndarray:

@@ -26,6 +26,10 @@ PRESETS: dict[str, dict[str, tuple[int, ...]]] = {
         "widths": (32, 32, 64, 64, 128),
         "strides": (1, 1, 2, 1, 2),
     },
+    "unik-micro": {
+        "widths": (32, 32, 64, 64, 128),
+        "strides": (2, 1, 2, 1, 2),
+    },
 }
 
 
@@ -114,7 +118,8 @@ class UNIKConfig:
         """The configuration called `name`, with any field replaced by keyword.
 
         Args:
-            name: "unik" (released, 3.4 M parameters), "unik-small" (half the widths) or "unik-tiny" (5 blocks).
+            name: "unik" (released, 3.4 M parameters), "unik-small" (half the widths) "unik-tiny" (5 blocks) or
+                "unik-micro" (those 5 at half the frame rate).
             overrides: fields of UNIKConfig.
 
         Raises:

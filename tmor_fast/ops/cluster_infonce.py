@@ -1,6 +1,7 @@
 """Cluster-guided InfoNCE of T-MOR over a bank of keys, without a logits matrix.
 
-For query i with row id id_i, cluster c_i (-1: noise) and own positive p, bank row j and s_ij = <q_i, k_j> / temperature + w_j:
+For query i with row id id_i, cluster c_i (-1: noise) and own positive p, bank rows j with an optional log weight w_j,
+and s_ij = <q_i, k_j> / temperature + w_j:
 
     A_i = {j : c_j = c_i != -1, id_j != id_i}
     N_i = {j : id_j != id_i, not (c_j = c_i != -1), not (caption_j = caption_i != -1)}
@@ -79,9 +80,9 @@ def cluster_infonce(
 ) -> Tensor:
     """Cluster-guided InfoNCE loss of every query against a bank of keys; the module's text has the definitions.
 
-    Vectors are taken as they are: normalise them first for cosine similarity. Half-precision inputs are computed and summed in
-    float32, under autocast too. Gradients reach `query`, `keys`, `positive` and a tensor `temperature`, each computed
-    only if asked for; second derivatives are refused (backend "reference" has them).
+    Vectors are taken as they are: normalise them first for cosine similarity. Half-precision inputs are computed and
+    summed in float32, under autocast too. Gradients reach `query`, `keys`, `positive` and a tensor `temperature`, each
+    computed only if asked for; second derivatives are refused (backend "reference" has them).
 
     A query whose P is empty (no own positive and no other row in its cluster), and with `denominator="negatives"` one
     without negatives, has loss 0 and no gradient; `pair_counts` tells which. With `denominator="all"` a query without
@@ -107,8 +108,8 @@ def cluster_infonce(
         (B,) loss, float32, or float64 if an input is.
 
     Raises:
-        ValueError: arguments do not fit together, the temperature is not above 0, or, on the CPU in eager mode, an input
-            is not finite or the logits overflow.
+        ValueError: arguments do not fit together, the temperature is not above 0, or, on the CPU in eager mode, an
+            input is not finite or the logits overflow.
         TypeError: an argument has the wrong type.
         BackendUnavailableError: the backend cannot run.
     """

@@ -128,7 +128,8 @@ def reference_loss(
         defined = defined & is_negative.any(1)
     total = torch.where(defined, _masked_logsumexp(logits, is_positive), 0)
     negative = torch.where(defined, negative, 0)
-    number = number.clamp(min=1)
+    # In the loss's dtype: the log of an integer tensor would be float32.
+    number = number.clamp(min=1).to(dtype)
     if positives == "mean":
         total = total - number.log()
     if positives == "supcon":

@@ -10,8 +10,8 @@ LN their log-sum-exps and D the log of the denominator, the derivative by the lo
         a = exp(LP - D), u = 1 / |P|        "supcon", "all"
         a = 0, u = 1 / |P|                  "supcon", "negatives"
 
-so dL/dq = (exp(LN - D) n + a p - u sum_P k) / temperature, with n and p the keys averaged by softmax over N and over P: two
-attentions whose values are the keys.
+so dL/dq = (exp(LN - D) n + a p - u sum_P k) / temperature, with n and p the keys averaged by softmax over N and over P:
+two attentions whose values are the keys.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def tiled_forward(
     """Loss and what its gradients need; arguments as in `reference_loss`.
 
     Returns:
-        loss (B,); its gradient by the query, (B, d), or (B, 0) unless `save_gradient`; its derivative by the logit of the
-        query's own positive, (B,); and D, LP, a, u of the module's text, (4, B), which drop undefined queries.
+        loss (B,); its gradient by the query, (B, d), or (B, 0) unless `save_gradient`; its derivative by the logit of
+        the query's own positive, (B,); and D, LP, a, u of the module's text, (4, B), which drop undefined queries.
     """
     dtype = accumulate_dtype(query, keys, positive)
     query, temperature = query.to(dtype), temperature.to(dtype)

@@ -37,7 +37,7 @@ def embed_store(
     skip_missing: bool = False,
     overwrite: bool = False,
     batch_size: int = 128,
-    workers: int | None = None,
+    workers: int = 1,
     progress: bool | None = None,
 ) -> np.ndarray:
     """Encode every clip with a teacher and keep the embeddings in the store.
@@ -61,7 +61,7 @@ def embed_store(
             error.
         overwrite: encode again even if nothing has changed.
         batch_size: clips drawn and encoded at a time.
-        workers: threads that draw, default the number of processors.
+        workers: threads that draw.
         progress: show a progress bar; None shows it once the work takes more than two seconds.
 
     Returns:
@@ -165,7 +165,7 @@ def _encode_videos(
     layout: SkeletonLayout,
     skip_missing: bool,
     batch_size: int,
-    workers: int | None,
+    workers: int,
     progress: bool | None,
 ) -> np.ndarray:
     rows = np.zeros((len(store), teacher.dim), np.float32)

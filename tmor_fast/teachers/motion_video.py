@@ -122,10 +122,10 @@ def render_clips(
     settings: RenderSettings | None = None,
     indices: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-    workers: int | None = None,
+    workers: int = 1,
     **changes: Any,
 ) -> np.ndarray:
-    """Many clips as videos, drawn by several threads.
+    """Many clips as videos.
 
     Args:
         clips: packed clips (their layout is used; flat clips are drawn in 2D), or arrays (T, M, V, C) of any lengths.
@@ -134,7 +134,7 @@ def render_clips(
         settings, changes: as in `render_clip`.
         indices: which clips, default all.
         positions: position in its set of every clip drawn, where that is not its index; decides drawn views.
-        workers: threads, default the number of processors.
+        workers: threads. Drawing is many short calls, which threads of one process slow down: 1 is mostly best.
 
     Returns:
         (N, frames, size, size, 3) uint8 RGB.

@@ -20,7 +20,7 @@ class BackboneConfig:
     """The UNIK encoder of a run.
 
     Args:
-        preset: "unik", "unik-small" or "unik-tiny".
+        preset: "unik", "unik-small", "unik-tiny" or "unik-micro".
         channels: 2 (image plane; 3D clips are projected from drawn views) or 3.
         persons: person slots of a clip.
         dilation: "released" or "thesis".
@@ -28,7 +28,7 @@ class BackboneConfig:
         person_average: "all" slots or those "present".
     """
 
-    preset: Literal["unik", "unik-small", "unik-tiny"] = "unik"
+    preset: Literal["unik", "unik-small", "unik-tiny", "unik-micro"] = "unik"
     channels: Literal[2, 3] = 2
     persons: int = 1
     dilation: Literal["released", "thesis"] = "released"

@@ -87,15 +87,12 @@ def import_npz(
     reader = _Reader(path, fields)
     layout = reader.layout(layout_name or f"{title}-{len(fields['joint_names'])}")
     batch = reader.batch(title)
+    metadata: dict[str, Any] = {"source": path.name, **({"licence": licence} if licence else {})}
     if hold_out is not None:
         _apply_hold_out(path, batch, hold_out)
+        metadata["hold_out"] = {key: list(values) for key, values in hold_out.items()}
     channels = batch.joints.shape[3]
     units = reader.text_scalar("units", "metres" if channels == 3 else "pixels", ("pixels", "metres", "normalised"))
-    metadata: dict[str, Any] = {"source": path.name}
-    if licence:
-        metadata["licence"] = licence
-    if hold_out is not None:
-        metadata["hold_out"] = {key: list(values) for key, values in hold_out.items()}
     try:
         with ClipStoreWriter(
             out,
@@ -117,19 +114,20 @@ def import_npz(
 def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a .npz file with joints, offsets and joint_names is needed")
+    fields: dict[str, np.ndarray] = {}
+    key = ""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: a single array; a .npz file with {', '.join(REQUIRED)} is needed")
-            fields: dict[str, np.ndarray] = {}
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: a single array; a .npz file with {', '.join(REQUIRED)} is needed")
+        with archive:
             for key in archive.files:
-                try:
-                    fields[key] = archive[key]
-                except ValueError as error:
-                    raise DataError(f"{path}: key {key!r} cannot be read ({error}); plain arrays are needed") from error
+                fields[key] = archive[key]
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        if key:
+            raise DataError(f"{path}: key {key!r} cannot be read ({error}); plain arrays are needed") from error
         raise DataError(f"{path}: damaged or no .npz file ({error}); copy it again") from error
     lacking = [key for key in REQUIRED if key not in fields]
     if lacking:
