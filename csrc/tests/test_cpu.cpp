@@ -167,6 +167,16 @@ void run_all() {
   far.min_samples = 2;
   check<double>(far);
   check<float>(far);
+  // The border point 0 is at exactly eps from cluster 0, which takes float64 to see, and surely reached by cluster 1.
+  Case tie;
+  tie.name = "border tie";
+  tie.points = {-1.0, -1.5, -1.8, -2.0, 0.0, 0.9, 1.5, 1.7, 1.8};
+  tie.n = 9;
+  tie.dimensions = 1;
+  tie.threshold = 1.0;
+  tie.min_samples = 4;
+  check<double>(tie);
+  check<float>(tie);
   // Zero vectors of the cosine metric, below and above a distance of 1.
   for (const double threshold : {0.3, 1.9999, 2.0, 2.1}) {
     Case c = blobs(&random, 70, 5, 0.0, 0.0);

@@ -25,9 +25,7 @@ def build(video: bool = True, text: bool = True, **options) -> Objective:
         text_id=torch.arange(N) % 3 if text else None,
     )
     settings = {"embedding_dim": 8, "head_hidden": 16, "bank_dtype": "float32", "max_positives": None, **options}
-    model = TMOR(
-        TINY, TMOROptions(**settings), video_dim=6 if video else None, text_dim=5 if text else None
-    ).double()
+    model = TMOR(TINY, TMOROptions(**settings), video_dim=6 if video else None, text_dim=5 if text else None).double()
     objective = Objective(model, N, teachers, labels=torch.arange(N) % 2).double()
     # Batch statistics would tie the clips of a batch together; the equations are about embeddings.
     objective.eval()

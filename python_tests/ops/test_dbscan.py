@@ -146,6 +146,12 @@ def test_border_point_takes_the_smallest_cluster() -> None:
         assert labels.max() == 1
 
 
+def test_border_point_at_exactly_eps_from_the_smaller_cluster() -> None:
+    # Float64 alone sees that 0 is reached from -1; that 0.9 reaches it is plain.
+    points = torch.tensor([-1.0, -1.5, -1.8, -2.0, 0.0, 0.9, 1.5, 1.7, 1.8])[:, None]
+    assert check(points, 1.0, 4).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
 def test_a_border_point_bridges_nothing_and_a_core_point_does() -> None:
     left, right = [[-1.0], [-1.5], [-2.0], [-1.8]], [[1.0], [1.5], [2.0], [1.8]]
     assert check(torch.tensor([*left, [0.0], *right]), 1.0, 4).max() == 1

@@ -44,9 +44,7 @@ def zeroshot(
         packed,
         get_teacher(metadata["text_teacher"]),
         None if actions is None else [name.strip() for name in actions.split(",")],
-        augmentation=AugmentationConfig(
-            frames=metadata["frames"], view_yaw_degrees=metadata["view_yaw_degrees"]
-        ),
+        augmentation=AugmentationConfig(frames=metadata["frames"], view_yaw_degrees=metadata["view_yaw_degrees"]),
         video=teachers[0] if teachers else None,
         views=views,
     )

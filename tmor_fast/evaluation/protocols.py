@@ -75,7 +75,8 @@ class Protocol:
         if self.class_of is not None:
             names: Iterable[str] = map(self.class_of, column(clips, "clip_ids"))
         else:
-            known = list(column(clips, "label_names"))
+            # Data sets write their class names with underscores or with spaces.
+            known = [name.replace(" ", "_") for name in column(clips, "label_names")]
             foreign = [name for name in known if name not in number]
             if foreign:
                 raise DataError(f"protocol {self.name!r} has no class {foreign[0]!r}; its classes: {self.class_names}")

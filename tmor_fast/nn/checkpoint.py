@@ -61,7 +61,9 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no checkpoint at {path}; `tmor pretrain` writes model.pt into its run folder") from None
+        raise FileNotFoundError(
+            f"no checkpoint at {path}; `tmor pretrain` writes model.pt into its run folder"
+        ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot be read as a checkpoint (truncated or another format): {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

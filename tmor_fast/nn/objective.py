@@ -193,7 +193,8 @@ class Objective(nn.Module):
 
     def _video_loss(self, features: Tensor, index: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
         """L_mv: the embedding of the own video against those of other samples."""
-        assert self.video is not None and self.model.video_head is not None
+        assert self.video is not None
+        assert self.model.video_head is not None
         seen = self.has_video[index]
         index, query = index[seen], self.model.project_motion(features[seen], "mv")
         rows = self._draw_rows(self.has_video, clusters, draw)
@@ -204,7 +205,8 @@ class Objective(nn.Module):
 
     def _text_loss(self, features: Tensor, index: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
         """L_mt (Eq. 6 to 8): the embedding of the own text against those of other samples."""
-        assert self.text is not None and self.model.text_head is not None
+        assert self.text is not None
+        assert self.model.text_head is not None
         seen = self.text_id[index] >= 0
         index, query = index[seen], self.model.project_motion(features[seen], "mt")
         rows = self._draw_rows(self.text_id >= 0, clusters, draw)

@@ -66,7 +66,9 @@ class TMOROptions:
         0.5, 13, "a clustering whose largest cluster holds more than this share is not used (logged)", min=0, max=1
     )
     cluster_every: int = _option(1, 14, "epochs between clusterings", min=1)
-    stage2_clusters: Literal["motion", "labels"] = _option("motion", 15, "clusters of stage 2: motion, or action labels")
+    stage2_clusters: Literal["motion", "labels"] = _option(
+        "motion", 15, "clusters of stage 2: motion, or action labels"
+    )
     symmetric: bool = _option(False, 16, "also video-to-motion and text-to-motion")
     negative_gradient: bool = _option(True, 17, "gradient to the teacher heads from sampled bank rows")
     text: Literal["label", "caption", "both"] = _option(

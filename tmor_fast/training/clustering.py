@@ -47,8 +47,10 @@ def cluster_embeddings(embeddings: Tensor, options: TMOROptions, eps: float | No
     unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
     radius = eps if eps is not None else options.eps
     if radius is None:
-        radius = float(suggest_eps(unit, options.min_samples, metric="cosine"))
-    # A radius of 0 would make duplicates the only neighbours; DBSCAN asks for a positive one.
+        # Collapsed embeddings have no curve to find a knee in; any radius shows the one cluster they are.
+        collapsed = float((unit - unit[0]).abs().max()) < 1e-6
+        radius = 0.0 if collapsed else suggest_eps(unit, min(options.min_samples, len(unit)), metric="cosine")
+    # DBSCAN asks for a positive radius.
     radius = max(radius, 1e-6)
     labels = torch.as_tensor(
         DBSCAN(eps=radius, min_samples=options.min_samples, metric="cosine").fit_predict(unit), dtype=torch.int64

@@ -155,7 +155,7 @@ class FinetuneConfig:
     Args:
         backbone: used from scratch; a checkpoint brings its own.
         augmentation, optimiser: see their classes.
-        protocol: split and metric, a name of `tmor_fast.evaluation.protocols`, "official" being the split column of the store.
+        protocol: split and metric, a name of `tmor_fast.evaluation.protocols`; "official" takes the store's split.
         streams: "joint", "bone" or both, whose scores are fused.
         share: share of the labelled training clips used (few-shot: 0.05, 0.1).
         few_shot: how they are drawn: "stratified" (by class, at least one each) or "uniform".
@@ -243,7 +243,9 @@ def load_config(cls: type[T], source: str | Path | None = None, overrides: Seque
     try:
         parsed: Any = parser.parse_args(arguments)
         parsed.pop("config", None)
-        values = vars(parser.instantiate_classes(parsed))
+        # `instantiate` came with 4.49; older versions know the long name alone.
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+        values = vars(instantiate(parsed))
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ValueError(f"{cls.__name__}: {error}") from error
     return cls(**values)

@@ -74,7 +74,7 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
     packed = PackedClips.concatenate(parts)
     if len(packed) < 2:
         raise DataError(f"only {len(packed)} clips are left to train on; look at split and held_out")
-    features, distinct = encode_texts(texts, config.text_teacher and get_teacher(config.text_teacher))
+    features, distinct = encode_texts(texts, None if config.text_teacher is None else get_teacher(config.text_teacher))
     if video is not None:
         features.video = packed.embeddings[video].float()
     return PretrainData(packed, features, distinct)

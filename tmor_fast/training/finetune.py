@@ -150,7 +150,7 @@ def finetune(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(config))
         save_json(folder / "train_clips.json", [packed.clip_ids[i] for i in split.train.tolist()])
-    scores = {}
+    scores: dict[str, Tensor] = {}
     for stream in config.streams:
         L.seed_everything(config.seed, verbose=False)
         encoder = _encoder(packed, config, backbone, len(split.label_names))

@@ -33,6 +33,9 @@ class ProbeModule(L.LightningModule):
         config: optimiser and seed.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, config: ProbeConfig) -> None:
         super().__init__()
         self.features, self.targets, self.config = features, labels, config
@@ -63,11 +66,13 @@ class ProbeModule(L.LightningModule):
         folded = torch.nn.Linear(self.linear.in_features, self.linear.out_features)
         with torch.no_grad():
             folded.weight.copy_(self.linear.weight * self.scale)
-            folded.bias.copy_(self.linear.bias - folded.weight @ self.mean)  # type: ignore[operator]
+            folded.bias.copy_(self.linear.bias - folded.weight @ self.mean)
         return folded
 
 
-def probe(packed: PackedClips, config: ProbeConfig, backbone: UNIK | None = None, *, progress: bool = True) -> TransferResult:
+def probe(
+    packed: PackedClips, config: ProbeConfig, backbone: UNIK | None = None, *, progress: bool = True
+) -> TransferResult:
     """Train a linear layer on the features of a frozen encoder and test it.
 
     Args:

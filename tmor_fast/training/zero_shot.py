@@ -105,8 +105,6 @@ def zero_shot(
         with torch.no_grad():
             visual = model.embed_video(packed.embeddings[video][index].float()).cpu()
         fuse = model.options.zero_shot_fusion
-        scores["motion+video"] = zero_shot_scores(
-            motion, text, visual, fuse=fuse, temperature=float(model.temperature)
-        )
+        scores["motion+video"] = zero_shot_scores(motion, text, visual, fuse=fuse, temperature=float(model.temperature))
     reports = {name: classification_report(s, labels, names) for name, s in scores.items()}
     return ZeroShotResult(reports, names, 1 / len(names), model.options.zero_shot_metric)
