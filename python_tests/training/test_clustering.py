@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tmor_fast.nn.options import TMOROptions
+from tmor_fast.training import clustering
 from tmor_fast.training.clustering import cluster_embeddings
 
 
@@ -59,3 +62,17 @@ def test_identical_embeddings_are_one_cluster_and_no_crash():
     found = cluster_embeddings(torch.ones(10, 4), TMOROptions(), None)
     assert found.clusters == 1
     assert found.labels is None
+
+
+def test_an_eps_of_its_own_is_lowered_until_no_cluster_is_too_large(monkeypatch: pytest.MonkeyPatch):
+    rows = blobs(2, 30)
+    # A knee so far out that it joins both blobs, whose cosine distance is about 1.
+    monkeypatch.setattr(clustering, "suggest_eps", lambda *_, **__: 1.9)
+    joined = cluster_embeddings(rows, TMOROptions(max_cluster_share=1.0), None)
+    split = cluster_embeddings(rows, TMOROptions(max_cluster_share=0.6), None)
+    assert (joined.clusters, joined.eps) == (1, 1.9)
+    assert split.clusters == 2
+    assert split.eps == pytest.approx(1.9 * 0.7 ** round(math.log(split.eps / 1.9, 0.7)))
+    assert split.labels is not None
+    # An eps that somebody chose is never changed.
+    assert cluster_embeddings(rows, TMOROptions(max_cluster_share=0.6, eps=1.9), None).labels is None

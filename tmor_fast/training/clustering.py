@@ -10,6 +10,9 @@ from torch import Tensor
 from tmor_fast.cluster import DBSCAN, suggest_eps
 from tmor_fast.nn.options import TMOROptions
 
+# An eps from the curve is lowered at most so often, each time by this factor: down to a fiftieth.
+LOWERINGS, LOWER_BY = 11, 0.7
+
 
 @dataclass(frozen=True)
 class Clustering:
@@ -35,26 +38,39 @@ class Clustering:
 def cluster_embeddings(embeddings: Tensor, options: TMOROptions, eps: float | None) -> Clustering:
     """DBSCAN by cosine distance with the options' settings (open questions 10 to 14).
 
+    Without a given eps it is the knee of the k-distance curve, lowered step by step while one cluster holds more than
+    `max_cluster_share` of the samples: density in an embedding cloud varies, and a chain through its middle joins all.
+
     Args:
         embeddings: (n, d) motion embeddings.
         options: min_samples, largest usable cluster and, if set, eps.
-        eps: radius of an earlier clustering, None to take the options' or the knee of the k-distance curve.
+        eps: radius of an earlier clustering, None to take the options' or the curve's.
 
     Returns:
         The clustering; `labels` is None and `warning` says why where one cluster swallows too much or nothing is
         clustered, so that training falls back to instance discrimination.
     """
     unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
-    radius = eps if eps is not None else options.eps
-    if radius is None:
-        # Collapsed embeddings have no curve to find a knee in; any radius shows the one cluster they are.
-        collapsed = float((unit - unit[0]).abs().max()) < 1e-6
-        radius = 0.0 if collapsed else suggest_eps(unit, min(options.min_samples, len(unit)), metric="cosine")
+    given = eps if eps is not None else options.eps
+    if given is not None:
+        return _cluster(unit, options, given)
+    # Collapsed embeddings have no curve to find a knee in; any radius shows the one cluster they are.
+    collapsed = float((unit - unit[0]).abs().max()) < 1e-6
+    radius = 0.0 if collapsed else suggest_eps(unit, min(options.min_samples, len(unit)), metric="cosine")
+    first = found = _cluster(unit, options, radius)
+    for _ in range(0 if collapsed else LOWERINGS):
+        if found.labels is not None or found.clusters == 0:
+            break
+        radius *= LOWER_BY
+        found = _cluster(unit, options, radius)
+    return first if found.labels is None else found
+
+
+def _cluster(unit: Tensor, options: TMOROptions, radius: float) -> Clustering:
     # DBSCAN asks for a positive radius.
     radius = max(radius, 1e-6)
-    labels = torch.as_tensor(
-        DBSCAN(eps=radius, min_samples=options.min_samples, metric="cosine").fit_predict(unit), dtype=torch.int64
-    )
+    estimator = DBSCAN(eps=radius, min_samples=options.min_samples, metric="cosine")
+    labels = torch.as_tensor(estimator.fit_predict(unit), dtype=torch.int64)
     clusters = int(labels.max()) + 1
     noise = float((labels < 0).float().mean())
     largest = float(torch.bincount(labels[labels >= 0]).max()) / len(labels) if clusters else 0.0

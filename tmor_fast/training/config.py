@@ -192,6 +192,8 @@ class ProbeConfig:
     Args:
         backbone, augmentation, layout, normalisation: used for a random backbone; a checkpoint brings its own.
         optimiser: of the linear layer.
+        standardise: bring every feature to mean 0 and deviation 1 over the training clips first; a linear map, folded
+            into the layer. The papers' probe does not, which weak features suffer from more than good ones.
         views: augmented views of each training clip besides the plain one.
         protocol, share, few_shot, seed: as in `FinetuneConfig`.
     """
@@ -199,6 +201,7 @@ class ProbeConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    standardise: bool = False
     views: int = 0
     protocol: str = "official"
     share: float = 1.0

@@ -23,8 +23,8 @@ from tmor_fast.training.trainer import build_trainer
 class ProbeModule(L.LightningModule):
     """A linear classifier on a table of features.
 
-    The features are standardised by the training table's mean and deviation, which is a linear map: `classifier()`
-    folds it into one layer of F * K + K parameters.
+    With `config.standardise` the features are standardised by the training table's mean and deviation, which is a
+    linear map: `classifier()` folds it into one layer of F * K + K parameters.
 
     Args:
         features: (n, F) frozen features.
@@ -39,7 +39,9 @@ class ProbeModule(L.LightningModule):
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, config: ProbeConfig) -> None:
         super().__init__()
         self.features, self.targets, self.config = features, labels, config
-        mean, deviation = features.mean(0), features.std(0, correction=0)
+        mean, deviation = torch.zeros(features.shape[1]), torch.ones(features.shape[1])
+        if config.standardise:
+            mean, deviation = features.mean(0), features.std(0, correction=0)
         self.register_buffer("mean", mean)
         # A feature that never changes says nothing; dividing by its deviation would be 0 / 0.
         self.register_buffer("scale", torch.where(deviation > 1e-8, 1 / deviation.clamp_min(1e-8), 0.0))
