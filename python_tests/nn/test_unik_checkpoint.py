@@ -18,7 +18,7 @@ SMALL = UNIKConfig(joints=5, num_classes=7, widths=(8, 8, 12), strides=(1, 1, 2)
 
 
 def released_shapes(joints: int, channels: int, persons: int, heads: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """The ten-block checkpoint of spec 1.2 and 1.7, written down name by name."""
+    """The ten-block checkpoint written down name by name."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, width: int) -> None:

@@ -14,7 +14,7 @@ from tmor_fast.nn.unik_checkpoint import load_official, to_official
 
 
 class ReleasedSpatial(nn.Module):
-    """S-LSU head by head on (B, C, T, V), spec 1.3."""
+    """S-LSU head by head on (B, C, T, V), as released."""
 
     def __init__(self, cin: int, cout: int, joints: int, heads: int, tau: int) -> None:
         super().__init__()

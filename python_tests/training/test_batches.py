@@ -99,3 +99,15 @@ def test_no_batch_of_one_clip_beside_larger_ones(count: int, batch: int, sizes: 
     assert [len(b) for b in loader] == sizes
     assert len(loader) == len(sizes)
     assert math.isclose(sum(sizes), count, abs_tol=1)
+
+
+def test_clips_whose_action_names_a_side_are_never_mirrored(packed: PackedClips):
+    unturned = replace(PLAIN, min_crop=1.0, view_yaw_degrees=0, view_pitch_degrees=0, mirror=1.0)
+    batches = ClipBatches(packed, unturned)
+    index = torch.arange(len(packed))
+    plain, drawn = batches.plain(index), batches.random(index, torch.Generator().manual_seed(0))
+    mirrored = augment.mirror(plain, packed.layout)
+    for i, label in enumerate(packed.label.tolist()):
+        sided = "left" in packed.label_names[label]
+        torch.testing.assert_close(drawn[i], plain[i] if sided else mirrored[i], rtol=1e-4, atol=1e-4)
+    assert {"left" in packed.label_names[label] for label in packed.label.tolist()} == {True, False}

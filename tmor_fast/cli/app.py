@@ -6,9 +6,13 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tmor_fast.cli import data, demo, options, pretrain, transfer, zeroshot
 from tmor_fast.errors import BackendUnavailableError, MissingDependencyError
+
+# What a person can act on: bad arguments and data, files, libraries and teachers that are not there, divergence.
+EXPECTED = (ValueError, OSError, FloatingPointError, BackendUnavailableError, MissingDependencyError)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +42,8 @@ def run() -> None:
     """Run the command line; an error that a person can act on is one red line and exit status 1."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, BackendUnavailableError, MissingDependencyError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True, soft_wrap=True)
+    except EXPECTED as error:
+        # Escaped: a remedy such as tmor_fast[train] holds brackets.
+        message = escape(" ".join(str(error).split()))
+        Console(stderr=True).print(f"[red]error:[/red] {message}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -24,6 +24,16 @@ class DemoSize:
     stage2_epochs: int
 
 
+# Names that share their words, so that held-out ones can be put together from what was learned.
+ACTIONS = (
+    "wave the left hand", "wave the right hand", "wave both hands", "raise the left hand", "raise the right hand",
+    "raise both hands", "punch with the left hand", "punch with the right hand", "push with both hands",
+    "kick with the left leg", "kick with the right leg", "raise the left knee", "raise the right knee",
+    "lunge with the left leg", "lunge with the right leg", "clap", "bow", "squat", "sit down", "stand up",
+    "touch the toes", "walk", "run", "walk in place", "run in place", "march", "jump", "do jumping jacks",
+    "step to the left side", "step to the right side", "stretch to the left side", "stretch to the right side",
+)  # fmt: skip
+
 FULL = DemoSize(clips=1800, stage1_epochs=8, stage2_epochs=16)
 QUICK = DemoSize(clips=400, stage1_epochs=2, stage2_epochs=3)
 
@@ -61,8 +71,9 @@ def run_demo(folder: Path, size: DemoSize, seed: int, console: Any) -> dict[str,
     )  # fmt: skip
     console.rule(f"1 of 4 · {size.clips} clips of synthetic motion")
     store = write_synthetic_store(
-        folder / "synthetic", clips=size.clips, seed=seed, overwrite=(folder / "synthetic").exists(), progress=True
-    )
+        folder / "synthetic", clips=size.clips, seed=seed, actions=ACTIONS,
+        overwrite=(folder / "synthetic").exists(), progress=True,
+    )  # fmt: skip
     console.rule("2 of 4 · pre-training: motion and video, then motion, video and text")
     model, metadata = pretrain([store.path], folder / "run", config)
     video = get_teacher(metadata["video_teacher"]).name

@@ -61,15 +61,18 @@ def _open(store: Path, checkpoint: Path | None, config: Config) -> tuple[Config,
     from tmor_fast.data.prepare import prepare
     from tmor_fast.data.store import ClipStore
     from tmor_fast.nn.checkpoint import load_model
+    from tmor_fast.training.config import ProbeConfig
 
     backbone = None
     if checkpoint is not None:
         model, metadata = load_model(checkpoint)
         backbone = model.backbone
-        frames = dataclasses.replace(config.augmentation, frames=metadata["frames"])
-        config = dataclasses.replace(
-            config, layout=metadata["layout"], normalisation=metadata["normalisation"], augmentation=frames
-        )
+        own = {name: metadata[name] for name in ("layout", "normalisation")}
+        if isinstance(config, ProbeConfig):
+            # Frozen features are those of the stream that was pre-trained; fine-tuning adapts to either.
+            own["stream"] = metadata["stream"]
+        seen = {name: metadata[name] for name in ("frames", "view_yaw_degrees")}
+        config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, **seen), **own)
     packed = prepare(ClipStore(store), layout=config.layout, normalisation=config.normalisation, progress=True)
     return config, backbone, packed
 

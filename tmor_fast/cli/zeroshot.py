@@ -23,8 +23,9 @@ def zeroshot(
     from tmor_fast.data.store import ClipStore
     from tmor_fast.evaluation.saving import save_json
     from tmor_fast.nn.checkpoint import load_model
-    from tmor_fast.teachers import embed_store, get_teacher
+    from tmor_fast.teachers import get_teacher
     from tmor_fast.training.config import AugmentationConfig
+    from tmor_fast.training.datasets import embed_videos
     from tmor_fast.training.zero_shot import zero_shot
 
     model, metadata = load_model(checkpoint)
@@ -33,9 +34,7 @@ def zeroshot(
     opened = ClipStore(store)
     teachers: list[str] = []
     if video and metadata["video_teacher"]:
-        teacher = get_teacher(metadata["video_teacher"])
-        embed_store(opened, teacher, progress=True)
-        teachers = [teacher.name]
+        teachers = [embed_videos(opened, get_teacher(metadata["video_teacher"]))]
     packed = prepare(
         opened, layout=metadata["layout"], normalisation=metadata["normalisation"], teachers=teachers, progress=True
     )

@@ -1,4 +1,4 @@
-"""Charades: localisation mAP at 25 time points a video (spec 5.5)."""
+"""Charades: localisation mAP at 25 time points a video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few-shot transfer: which share of the labelled training clips is used (spec 5.7).
+"""Few-shot transfer: which share of the labelled training clips is used.
 
 The papers say "5 % / 10 %, randomly selected" and give no seeds. Here the draw is stratified by class, seeded, does
 not depend on the order of the clips, and is saved as a list of clip ids so that others can use the same clips.

@@ -1,4 +1,4 @@
-"""Two-stream fusion: the scores of separate models (joints and bones) become one score (spec 1.8)."""
+"""Two-stream fusion: the scores of separate models (joints and bones) become one score."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def classification_report(
         labels: (n,) integers in [0, K).
         label_names: K names; "0", "1", ... if None.
         class_average: "present" averages the recall over the classes that occur in `labels`; "all" divides by K, as
-            Toyota Smarthome's script does (spec 5.1), a class without samples counting as 0.
+            Toyota Smarthome's script does, a class without samples counting as 0.
 
     Returns:
         The report; counts are exact, ratios are computed in float64.

@@ -1,4 +1,4 @@
-"""PKU-MMD: segments from frame scores, and average precision of segments (spec 5.6).
+"""PKU-MMD: segments from frame scores, and average precision of segments.
 
 The definition is that of the data set's evaluation script. It differs from the usual interpolated AP in one place:
 precision is looked at only right after a matched proposal was removed, so a run of false positives between two hits

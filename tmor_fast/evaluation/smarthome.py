@@ -1,4 +1,4 @@
-"""Toyota Smarthome: cross-subject (CS) and cross-view (CV1, CV2) protocols (spec 5.1).
+"""Toyota Smarthome: cross-subject (CS) and cross-view (CV1, CV2) protocols.
 
 A file name `Cook.Cleandishes_p02_r00_v02_c03.mp4` carries the class, the subject (p) and the camera (c). The metric is
 the mean per-class accuracy; `classification_report(..., class_average="all")` divides by the fixed number of classes

@@ -1,4 +1,4 @@
-"""Toyota Smarthome Untrimmed (TSU): mean average precision per frame (spec 5.4).
+"""Toyota Smarthome Untrimmed (TSU): mean average precision per frame.
 
 Event-based mAP is PKU-MMD's (`tmor_fast.evaluation.pku_mmd`) with classes 0 to 50.
 """

@@ -1,4 +1,4 @@
-"""UAV-Human: cross-subject protocols CSv1 and CSv2, top-1 (spec 5.2; subject lists from the data set's README).
+"""UAV-Human: cross-subject protocols CSv1 and CSv2, top-1 (subject lists from the data set's README).
 
 A file name `P070S01G10B00H10UC102000LC092000A031R0_09131758` carries the subject (P) and the class (A).
 """

@@ -1,4 +1,4 @@
-"""Zero-shot recognition: a clip gets the class whose text embedding is nearest (spec 3.2 row 23, 5.7)."""
+"""Zero-shot recognition: a clip gets the class whose text embedding is nearest."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
     Raises:
         FileNotFoundError: no such file.
-        DataError: not such a file, truncated, or of a newer version.
+        DataError: not such a file, truncated, edited, or of a newer version.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -64,20 +63,30 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         raise FileNotFoundError(
             f"no checkpoint at {path}; `tmor pretrain` writes model.pt into its run folder"
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a broken pickle or archive raises almost anything, OSError and IndexError included
         raise DataError(f"{path}: cannot be read as a checkpoint (truncated or another format): {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(
             f"{path}: not a tmor_fast model. Official UNIK weights load with tmor_fast.nn.load_official; "
             "a Lightning .ckpt belongs to `tmor pretrain --resume`"
         )
-    if content["version"] > VERSION:
-        raise DataError(f"{path}: written by a newer tmor_fast (format {content['version']}, this one reads {VERSION})")
-    model = TMOR(
-        UNIKConfig(**content["backbone"]),
-        TMOROptions(**content["options"]),
-        video_dim=content["video_dim"],
-        text_dim=content["text_dim"],
-    )
-    model.load_state_dict(content["state_dict"])
+    try:
+        if content["version"] > VERSION:
+            raise DataError(
+                f"{path}: written by a newer tmor_fast (format {content['version']}, this one reads {VERSION})"
+            )
+        model = TMOR(
+            UNIKConfig(**content["backbone"]),
+            TMOROptions(**content["options"]),
+            video_dim=content["video_dim"],
+            text_dim=content["text_dim"],
+        )
+        model.load_state_dict(content["state_dict"])
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise DataError(f"{path}: its parts do not fit together, it may have been edited: {reason}") from error
     return model.to(device).eval(), content["metadata"]

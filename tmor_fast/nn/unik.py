@@ -15,7 +15,7 @@ __all__ = ["UNIK", "UNIKConfig"]
 
 
 class UNIK(nn.Module):
-    """The released UNIK network (`spec/tmor.md` 1): blocks of joint attention and temporal convolution.
+    """The released UNIK network: blocks of joint attention and temporal convolution.
 
     Same function, parameters and initial distribution as the released code; `tmor_fast.nn.unik_checkpoint` moves
     weights both ways. Input is `joints` (N, C, T, V, M): clips, channels, frames, joints, persons. Persons never mix;

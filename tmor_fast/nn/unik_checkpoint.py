@@ -1,4 +1,4 @@
-"""Released UNIK checkpoints in and out: one key per head there, fused tensors here (`spec/tmor.md` 1.7)."""
+"""Released UNIK checkpoints in and out: one key per head there, fused tensors here."""
 
 from __future__ import annotations
 

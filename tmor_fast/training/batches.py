@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -40,6 +41,7 @@ class ClipBatches:
             raise ValueError(f"the network wants {channels} channels, the clips have {stored}")
         self.packed, self.augmentation, self.channels, self.stream = packed, augmentation, channels, stream
         self._projects = stored == 3 and channels == 2
+        self._sideless = torch.tensor([not _names_a_side(text) for text in _texts(packed)], dtype=torch.bool)
         self._view = torch.tensor([_fixed_direction(name) for name in packed.clip_ids], dtype=torch.float32)
 
     def plain(self, index: Tensor, *, view: int = 0) -> Tensor:
@@ -72,15 +74,16 @@ class ClipBatches:
                 pitch=_range(a.view_pitch_degrees),
             )
             joints = augment.project(joints, yaw, pitch, self.packed.planar[index])
-        return self._as_stream(self._augment(joints, generator))
+        return self._as_stream(self._augment(joints, index, generator))
 
-    def _augment(self, joints: Tensor, generator: torch.Generator) -> Tensor:
+    def _augment(self, joints: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
         a = self.augmentation
         degrees = a.rotation_degrees if self.channels == 2 else math.degrees(a.rotation_radians)
         if degrees:
             joints = augment.random_rotation(joints, degrees, generator)
         if a.mirror:
-            joints = augment.random_mirror(joints, self.packed.layout, a.mirror, generator)
+            drawn = torch.rand(len(joints), generator=generator) < a.mirror
+            joints = augment.mirror(joints, self.packed.layout, (drawn & self._sideless[index.cpu()]).to(joints.device))
         if a.scale:
             factor = 1 + a.scale * (2 * torch.rand(len(joints), 1, 1, 1, 1, generator=generator) - 1)
             joints = joints * factor.to(joints.device)
@@ -137,6 +140,15 @@ def shuffled_loader(places: Sequence[int] | Tensor, batch_size: int, seed: int) 
         sampler=EpochShuffle(len(dataset), seed),
         drop_last=len(dataset) > batch_size and len(dataset) % batch_size == 1,
     )
+
+
+def _texts(packed: PackedClips) -> list[str]:
+    names = ["" if label < 0 else packed.label_names[label] for label in packed.label.tolist()]
+    return [f"{name} {caption}" for name, caption in zip(names, packed.captions, strict=True)]
+
+
+def _names_a_side(text: str) -> bool:
+    return re.search(r"(?<![a-z])(left|right)(?![a-z])", text.lower()) is not None
 
 
 def _fixed_direction(clip_id: str) -> float:

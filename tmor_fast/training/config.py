@@ -53,7 +53,8 @@ class AugmentationConfig:
         view_yaw_degrees, view_pitch_degrees: a 3D clip is seen from a direction drawn within +- so much.
         scale: random scaling by 1 +- so much.
         shift: standard deviation of a random shift, in normalised units.
-        mirror: share of clips that are mirrored (swaps left and right; only where no action names a side).
+        mirror: share of clips that are mirrored (swaps left and right). A clip whose action or caption names a side is
+            left alone.
         random_move: the released random move over time (2D).
         jitter: standard deviation of noise on every joint, in normalised units.
     """
@@ -195,6 +196,7 @@ class ProbeConfig:
         standardise: bring every feature to mean 0 and deviation 1 over the training clips first; a linear map, folded
             into the layer. The papers' probe does not, which weak features suffer from more than good ones.
         views: augmented views of each training clip besides the plain one.
+        stream: input stream, "joint" or "bone"; a checkpoint brings its own.
         protocol, share, few_shot, seed: as in `FinetuneConfig`.
     """
 
@@ -203,6 +205,7 @@ class ProbeConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     standardise: bool = False
     views: int = 0
+    stream: Literal["joint", "bone"] = "joint"
     protocol: str = "official"
     share: float = 1.0
     few_shot: Literal["stratified", "uniform"] = "stratified"

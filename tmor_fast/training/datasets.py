@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,8 +56,7 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
     if video is not None:
         teacher = get_teacher(video)
         for store in opened:
-            embed_store(store, teacher, progress=progress)
-        video = teacher.name
+            video = embed_videos(store, teacher, progress=progress)
     parts, texts = [], []
     for store in opened:
         packed = prepare(
@@ -70,7 +69,8 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
         packed = packed.subset(_chosen(packed, config))
         named = store.name not in config.unlabelled
         texts += _texts(packed, config.options) if named else [("", "")] * len(packed)
-        parts.append(packed)
+        # Labels can serve as clusters, so those of an unlabelled data set must go.
+        parts.append(packed if named else replace(packed, label=torch.full_like(packed.label, -1)))
     packed = PackedClips.concatenate(parts)
     if len(packed) < 2:
         raise DataError(f"only {len(packed)} clips are left to train on; look at split and held_out")
@@ -78,6 +78,20 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
     if video is not None:
         features.video = packed.embeddings[video].float()
     return PretrainData(packed, features, distinct)
+
+
+def embed_videos(store: ClipStore, teacher: Teacher, *, progress: bool = True) -> str:
+    """Keep the teacher's embeddings of the drawn clips in the store.
+
+    Returns:
+        The name under which they are kept: the teacher's, or with "-video" behind it where it encodes text too.
+
+    Raises:
+        ValueError: the teacher does not encode video.
+    """
+    name = teacher.name if teacher.supports == {"video"} else f"{teacher.name}-video"
+    embed_store(store, teacher, modality="video", name=name, progress=progress)
+    return name
 
 
 def encode_texts(texts: Sequence[tuple[str, str]], teacher: Teacher | None) -> tuple[TeacherFeatures, list[str]]:
@@ -90,7 +104,12 @@ def encode_texts(texts: Sequence[tuple[str, str]], teacher: Teacher | None) -> t
 
     Returns:
         The features and the distinct texts.
+
+    Raises:
+        ValueError: the teacher does not encode text.
     """
+    if teacher is not None and "text" not in teacher.supports:
+        raise ValueError(f"text_teacher: {teacher.name!r} encodes video, not text; choose one that does, e.g. 'minilm'")
     distinct = sorted({pair for pair in texts if any(pair)})
     if teacher is None or not distinct:
         return TeacherFeatures(), []

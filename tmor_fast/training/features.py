@@ -37,6 +37,8 @@ def embed_in_batches(
     Returns:
         (n, F) or (n, d) float32.
     """
+    if kind == "projection" and not isinstance(model, TMOR):
+        raise ValueError("only a T-MOR model has projections; ask for 'features'")
     training = model.training
     model.eval()
     backbone = model.backbone if isinstance(model, TMOR) else model
@@ -44,12 +46,10 @@ def embed_in_batches(
     places = torch.arange(len(batches.packed)) if index is None else index
     rows = []
     for part in places.split(batch_size):
-        part = part.to(device)
+        part = part.to(batches.packed.device)
         joints = batches.plain(part, view=view) if generator is None else batches.random(part, generator)
-        features = backbone.features(joints)
-        if kind == "projection":
-            if not isinstance(model, TMOR):
-                raise ValueError("only a T-MOR model has projections; ask for 'features'")
+        features = backbone.features(joints.to(device))
+        if kind == "projection" and isinstance(model, TMOR):
             features = model.project_motion(features)
         rows.append(features.float())
     model.train(training)

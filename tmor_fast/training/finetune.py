@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,24 +163,27 @@ def finetune(
             gradient_clip=config.optimiser.gradient_clip, progress=progress,
         )  # fmt: skip
         trainer.fit(module)
-        scores[stream] = class_scores(encoder, batches, split.test)
+        # Lightning leaves the encoder on the CPU; the clips are still on the device it was trained on.
+        scores[stream] = class_scores(encoder.to(batches.packed.device), batches, split.test)
         if folder is not None:
-            _save_encoder(folder / f"{stream}.pt", encoder, split.label_names, packed, config, stream)
+            _save_encoder(folder / f"{stream}.pt", encoder.cpu(), split.label_names, packed, config, stream)
     return _result(scores, split, folder)
 
 
 def class_scores(model: Callable[[Tensor], Tensor], batches: ClipBatches, index: Tensor) -> Tensor:
-    """Logits (n, K) of whole clips in eval mode."""
+    """Logits (n, K) of whole clips, on the CPU; a module is put in eval mode and must be where the clips are."""
     if isinstance(model, torch.nn.Module):
         model.eval()
     with torch.no_grad():
-        return torch.cat([model(batches.plain(part)).float() for part in index.split(256)])
+        parts = [part.to(batches.packed.device) for part in index.split(256)]
+        return torch.cat([model(batches.plain(part)).float().cpu() for part in parts])
 
 
 def _encoder(packed: PackedClips, config: FinetuneConfig, backbone: UNIK | None, classes: int) -> UNIK:
     if backbone is None:
         return UNIK(config.backbone.build(packed.layout.num_joints, classes))
-    encoder = copy.deepcopy(backbone)
+    # A loaded checkpoint is in eval mode, and Lightning leaves modes alone: batch norms would never adapt.
+    encoder = copy.deepcopy(backbone).train()
     encoder.reset_classifier(classes)
     return encoder
 
@@ -200,9 +204,12 @@ def _save_encoder(
             "stream": stream,
         },
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _result(scores: dict[str, Tensor], split: LabelledSplit, folder: Path | None) -> TransferResult:

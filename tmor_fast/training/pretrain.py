@@ -51,8 +51,7 @@ class PretrainModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.optimiser_config
-        steps = -(-len(self.batches.packed) // min(config.batch_size, len(self.batches.packed)))
-        return build_optimiser(self.objective.model.parameters(), config, steps)
+        return build_optimiser(self.objective.model.parameters(), config, len(self.train_dataloader()))
 
     def train_dataloader(self) -> Any:
         seed = self.config.seed * 10 + self.stage
@@ -78,7 +77,7 @@ class PretrainModule(L.LightningModule):
             self.batches.random(index, draw), self.batches.random(index, draw), index, stage=self.stage
         )
         if not torch.isfinite(losses["loss"]):
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"the loss became {losses['loss'].item()} at step {self.global_step}; "
                 "lower optimiser.rate or set optimiser.gradient_clip=1"
             )
@@ -107,7 +106,9 @@ class PretrainModule(L.LightningModule):
             embed_in_batches(model, self.batches, kind=options.cluster_input), options,
             None if options.refresh_eps else self.objective.eps,
         )  # fmt: skip
-        self.objective.eps = found.eps
+        if found.labels is not None:
+            # The radius of an unusable clustering would be kept for good.
+            self.objective.eps = found.eps
         self.history.append(found)
         self.objective.set_clusters(None if found.labels is None else found.labels.to(self.device))
         self.log_dict(
@@ -144,7 +145,8 @@ def pretrain(
 
     Raises:
         DataError: the data cannot be used.
-        RuntimeError: the loss became infinite.
+        ValueError: stage 2 is asked for and no clip has text.
+        FloatingPointError: the loss became infinite.
     """
     data = load_pretrain_data(stores, config, progress=progress)
     return pretrain_on(data, out, config, resume=resume, progress=progress)
@@ -159,6 +161,11 @@ def pretrain_on(
     progress: bool = True,
 ) -> tuple[TMOR, dict[str, Any]]:
     """`pretrain` on data that is already in memory."""
+    if config.stage2_epochs and data.teachers.text is None:
+        raise ValueError(
+            "stage 2 aligns motion with text, and no clip has any; set stage2_epochs=0, or choose a text_teacher "
+            "and leave at least one data set out of 'unlabelled'"
+        )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(to_yaml(config))
@@ -172,11 +179,6 @@ def pretrain_on(
     for stage, epochs in stages:
         if epochs == 0 or stage < resumed_stage:
             continue
-        if stage == 2 and objective.text is None:
-            raise ValueError(
-                "stage 2 aligns motion with text, and no clip has any; set stage2_epochs=0, or choose a text_teacher "
-                "and leave at least one data set out of 'unlabelled'"
-            )
         module = PretrainModule(objective, batches, config, stage)
         trainer = build_trainer(
             out / f"stage{stage}", epochs=epochs, precision=config.precision,

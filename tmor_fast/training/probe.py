@@ -89,7 +89,7 @@ def probe(
     L.seed_everything(config.seed, verbose=False)
     encoder = UNIK(config.backbone.build(packed.layout.num_joints)) if backbone is None else backbone
     split = labelled_split(packed, config.protocol, config.share, config.few_shot, config.seed)
-    batches = ClipBatches(packed, config.augmentation, channels=encoder.config.channels)
+    batches = ClipBatches(packed, config.augmentation, channels=encoder.config.channels, stream=config.stream)
     tables = [embed_in_batches(encoder, batches, split.train)]
     draw = torch.Generator().manual_seed(config.seed)
     tables += [embed_in_batches(encoder, batches, split.train, generator=draw) for _ in range(config.views)]

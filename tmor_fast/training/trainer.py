@@ -47,7 +47,8 @@ def build_trainer(
                 )
             )  # fmt: skip
     if progress:
-        every.append(RichProgressBar(leave=True))
+        # A finished epoch keeps its line only where there are few of them.
+        every.append(RichProgressBar(leave=epochs <= 30))
     return L.Trainer(
         accelerator="auto",
         devices=1,

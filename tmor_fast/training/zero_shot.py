@@ -86,7 +86,7 @@ def zero_shot(
         captions: several descriptions of each action instead of its name.
 
     Raises:
-        ValueError: an action that the data set does not have, or the model has no text head.
+        ValueError: an action that the data set does not have, no clip of any action, or a model without text head.
     """
     names = list(packed.label_names) if actions is None else list(actions)
     unknown = [name for name in names if name not in packed.label_names]
@@ -94,6 +94,8 @@ def zero_shot(
         raise ValueError(f"the data set has no action {unknown[0]!r}; it has: {', '.join(packed.label_names)}")
     number = {packed.label_names.index(name): i for i, name in enumerate(names)}
     index = torch.tensor([i for i, label in enumerate(packed.label.tolist()) if label in number])
+    if not len(index):
+        raise ValueError(f"no clip of the data set shows any of the actions: {', '.join(names) or 'none was named'}")
     labels = torch.tensor([number[int(packed.label[i])] for i in index])
     batches = ClipBatches(packed, augmentation, channels=model.backbone.config.channels, stream=model.options.stream)
     text = embed_actions(model, teacher, names if captions is None else captions)
@@ -103,8 +105,12 @@ def zero_shot(
     scores = {"motion": zero_shot_scores(motion, text)}
     if video is not None:
         with torch.no_grad():
-            visual = model.embed_video(packed.embeddings[video][index].float()).cpu()
+            device = next(model.parameters()).device
+            visual = model.embed_video(packed.embeddings[video][index].float().to(device)).cpu()
+        # A clip without video is scored by motion alone; the head's bias would give it a direction.
+        visual[~packed.has_embedding(video)[index].cpu()] = 0
         fuse = model.options.zero_shot_fusion
-        scores["motion+video"] = zero_shot_scores(motion, text, visual, fuse=fuse, temperature=float(model.temperature))
+        temperature = float(torch.as_tensor(model.temperature).detach())
+        scores["motion+video"] = zero_shot_scores(motion, text, visual, fuse=fuse, temperature=temperature)
     reports = {name: classification_report(s, labels, names) for name, s in scores.items()}
     return ZeroShotResult(reports, names, 1 / len(names), model.options.zero_shot_metric)
