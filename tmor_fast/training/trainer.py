@@ -26,7 +26,8 @@ def build_trainer(
     """A trainer on one device.
 
     Args:
-        folder: gets `metrics.csv`, the TensorBoard log and `checkpoints/`; None keeps nothing.
+        folder: gets `log/metrics.csv`, the TensorBoard log and `checkpoints/`; None keeps nothing. Metrics that are
+            there already, of a run that is resumed, become `log/metrics_1.csv` and so on.
         epochs: passes over the data.
         precision: Lightning's precision.
         gradient_clip: largest gradient norm, 0 for no limit.
@@ -38,6 +39,7 @@ def build_trainer(
     every: list[Callback] = list(callbacks)
     loggers: list[Any] = []
     if folder is not None:
+        _keep_metrics(folder / "log")
         loggers = [CSVLogger(folder, name="", version="log"), TensorBoardLogger(folder, name="", version="log")]
         if checkpoints:
             every.append(
@@ -66,10 +68,18 @@ def build_trainer(
     )
 
 
+def _keep_metrics(log: Path) -> None:
+    # The logger would delete them.
+    current = log / "metrics.csv"
+    if current.is_file():
+        current.rename(log / f"metrics_{len(list(log.glob('metrics_*.csv'))) + 1}.csv")
+
+
 def _quieten() -> None:
     # Clips are gathered on the device in one step, so loader workers would only cost time.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*Experiment logs directory.*exists and is not empty.*")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
