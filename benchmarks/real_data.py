@@ -1,10 +1,10 @@
 """The recorded run on real skeletons: Penn Action and Bandai-Namco, from their files to the tables.
 
-    python benchmarks/real_data.py --data FOLDER --out RUN [--steps scratch,few_shot_scratch,pretrain,transfer,zero_shot]
+    python benchmarks/real_data.py --data FOLDER --out RUN [--steps scratch,pretrain,transfer]
 
-FOLDER holds `penn_action/labels.tar.xz` and `bandai2/data.npz`. Every step leaves `results/<step>.json` in RUN with what
-it measured, its command, seconds, machine and commit; steps that stand on others find their outputs in RUN. `--merge FILE`
-gathers all of them into one file.
+FOLDER holds `penn_action/labels.tar.xz` and `bandai2/data.npz`. Every step leaves `results/<step>.json` in RUN with
+what it measured, its command, seconds, machine and commit; steps that stand on others find their outputs in RUN.
+`--merge FILE` gathers all of them into one file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 import warnings
 from dataclasses import replace
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.nn.checkpoint import load_model
-from tmor_fast.nn.objective import TeacherFeatures
+from tmor_fast.nn.objective import Objective, TeacherFeatures
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
-from tmor_fast.training import pretrain as module
+from tmor_fast.training.batches import ClipBatches
 from tmor_fast.training.clustering import Clustering
 from tmor_fast.training.config import (
     AugmentationConfig,
@@ -29,6 +30,9 @@ from tmor_fast.training.config import (
 )
 from tmor_fast.training.datasets import PretrainData
 from tmor_fast.training.pretrain import PretrainModule, pretrain_on
+
+# The package exports a function of the same name.
+module = importlib.import_module("tmor_fast.training.pretrain")
 
 TINY = PretrainConfig(
     backbone=BackboneConfig(preset="unik-micro"),
@@ -114,7 +118,7 @@ def test_the_loss_falls_in_both_stages(learned: Path):
 
 def test_the_motion_space_learns_to_name_actions(learned: Path, data: PretrainData):
     model, _ = load_model(learned / "model.pt")
-    batches = module.ClipBatches(data.packed, TINY.augmentation)
+    batches = ClipBatches(data.packed, TINY.augmentation)
     with torch.no_grad():
         motion = model.embed_motion(batches.plain(torch.arange(len(data.packed))))
         named = (motion @ model.embed_text(data.teachers.text).T).argmax(1)
@@ -244,14 +248,14 @@ def test_motion_alone(half: PretrainData, tmp_path: Path):
 def seen_clusters(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor]]:
     """Stage and clusters of every motion loss."""
     seen: list[tuple[int, Tensor]] = []
-    original = module.Objective._stage_clusters
+    original = Objective._stage_clusters
 
-    def spy(self: module.Objective, stage: int) -> Tensor:
+    def spy(self: Objective, stage: int) -> Tensor:
         clusters = original(self, stage)
         seen.append((stage, clusters.clone()))
         return clusters
 
-    monkeypatch.setattr(module.Objective, "_stage_clusters", spy)
+    monkeypatch.setattr(Objective, "_stage_clusters", spy)
     return seen
 
 
@@ -328,7 +332,7 @@ def test_divergence_is_named_and_says_what_to_do(half: PretrainData, tmp_path: P
 
 def test_a_stage_2_rate_of_its_own(half: PretrainData):
     objective = module.build_objective(half, TINY)
-    batches = module.ClipBatches(half.packed, TINY.augmentation)
+    batches = ClipBatches(half.packed, TINY.augmentation)
     config = replace(TINY, stage2_rate=5e-4)
     rates = [PretrainModule(objective, batches, config, stage).optimiser_config.rate for stage in (1, 2)]
     assert rates == [2e-3, 5e-4]
