@@ -72,7 +72,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "was_run",))
 
-    torch.save({"format": checkpoint.FORMAT, "version": 1, "payload": Touch()}, tmp_path / "evil.pt")
+    torch.save({"format": checkpoint.MODEL, "version": 1, "payload": Touch()}, tmp_path / "evil.pt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Touch()))
     for name in ("evil.pt", "evil.pkl"):
         with pytest.raises(DataError, match=name):

@@ -93,12 +93,40 @@ def test_a_learned_temperature_gets_the_gradient_of_its_logarithm():
     assert float(model.log_temperature.grad) == pytest.approx(-15.0, rel=1e-5)
 
 
-@pytest.mark.parametrize(("start", "clamped"), [(math.log(1e-4), 0.01), (math.log(50.0), 1.0)])
-def test_a_learned_temperature_stays_within_its_limits(start: float, clamped: float):
+@pytest.mark.parametrize(("reached", "limited"), [(1e-4, 0.01), (50.0, 1.0), (0.3, 0.3)])
+def test_a_learned_temperature_is_brought_back_into_its_range(reached: float, limited: float):
     model = build(learn_temperature=True)
     with torch.no_grad():
-        model.log_temperature.fill_(start)
-    assert model.temperature.item() == pytest.approx(clamped)
+        model.log_temperature.fill_(math.log(reached))
+    model.limit_temperature()
+    assert model.temperature.item() == pytest.approx(limited)
+    # At a limit the gradient still flows, so that it can come back.
+    model.temperature.backward()
+    assert model.log_temperature.grad.item() == pytest.approx(limited)
+
+
+def test_a_fixed_temperature_is_not_limited_and_a_learned_one_starts_in_range():
+    fixed = build(temperature=5.0)
+    fixed.limit_temperature()
+    assert fixed.temperature == 5.0
+    with pytest.raises(ValueError, match="between"):
+        build(temperature=5.0, learn_temperature=True)
+
+
+def test_the_hidden_width_of_a_head_is_that_of_its_input_unless_it_is_set():
+    model = build(head_hidden=None)
+    assert model.motion_heads["motion"].mlp[0].out_features == model.backbone.feature_dim
+    assert model.text_head.mlp[0].out_features == 5
+    assert build(head_hidden=12).text_head.mlp[0].out_features == 12
+
+
+@pytest.mark.parametrize("head", ["fc", "tcn"])
+def test_the_frame_classifier_is_the_one_the_options_name_on_the_same_encoder(head: str):
+    model = build(detection_head=head)
+    classifier = model.frame_classifier(4)
+    assert classifier.backbone is model.backbone
+    assert isinstance(classifier.head, torch.nn.Conv1d) == (head == "fc")
+    assert classifier.eval()(clips()).shape == (3, 8, 4)
 
 
 def test_a_model_without_a_teacher_says_so():
@@ -113,8 +141,10 @@ def test_a_model_without_a_teacher_says_so():
 
 def test_gradients_reach_backbone_and_heads():
     model = build().train()
-    motion, video, text = model.embed_motion(clips()), model.embed_video(torch.randn(3, 6)), model.embed_text(
-        torch.randn(3, 5)
+    motion, video, text = (
+        model.embed_motion(clips()),
+        model.embed_video(torch.randn(3, 6)),
+        model.embed_text(torch.randn(3, 5)),
     )
     ((motion * video).sum() + (motion * text).sum()).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

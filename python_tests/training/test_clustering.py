@@ -38,10 +38,22 @@ def test_lengths_of_the_embeddings_do_not_matter():
     assert torch.equal(a.labels, b.labels)
 
 
-def test_a_given_eps_wins_over_the_options_and_those_over_the_curve():
+def test_an_eps_of_the_options_wins_over_a_kept_one_and_that_over_the_curve():
     rows = blobs(4, 15)
-    assert cluster_embeddings(rows, TMOROptions(eps=0.2), None).eps == 0.2
-    assert cluster_embeddings(rows, TMOROptions(eps=0.2), 0.1).eps == 0.1
+    assert cluster_embeddings(rows, TMOROptions(eps=0.2), 0.1).eps == 0.2
+    assert cluster_embeddings(rows, TMOROptions(), 0.1).eps == 0.1
+
+
+def test_a_kept_eps_is_lowered_once_clusters_grow_together():
+    found = cluster_embeddings(blobs(2, 30), TMOROptions(max_cluster_share=0.6), 1.9)
+    assert found.clusters == 2
+    assert found.eps < 1.9
+
+
+def test_groups_of_duplicates_are_the_clusters():
+    found = cluster_embeddings(torch.eye(3).repeat_interleave(10, 0), TMOROptions(), None)
+    assert found.clusters == 3
+    assert found.labels is not None
 
 
 def test_one_big_cluster_is_not_used():

@@ -47,7 +47,7 @@ def test_yaml_round_trip(cls: type, tmp_path: Path):
 def test_bundled_configurations_load(name: str):
     cls = (
         FinetuneConfig
-        if "scratch" in name or "finetune" in name
+        if "scratch" in name or "few_shot" in name
         else ProbeConfig
         if "probe" in name
         else PretrainConfig

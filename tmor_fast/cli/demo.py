@@ -63,6 +63,7 @@ def run_demo(folder: Path, size: DemoSize, seed: int, console: Any) -> dict[str,
     from tmor_fast.evaluation.saving import save_json
     from tmor_fast.teachers import get_teacher
     from tmor_fast.training import PretrainConfig, ProbeConfig, load_config, pretrain, probe, zero_shot
+    from tmor_fast.training.datasets import embed_videos
 
     config = load_config(PretrainConfig, "demo")
     config = replace(
@@ -76,8 +77,14 @@ def run_demo(folder: Path, size: DemoSize, seed: int, console: Any) -> dict[str,
     )  # fmt: skip
     console.rule("2 of 4 · pre-training: motion and video, then motion, video and text")
     model, metadata = pretrain([store.path], folder / "run", config)
-    video = get_teacher(metadata["video_teacher"]).name
-    packed = prepare(store, layout=config.layout, normalisation=config.normalisation, teachers=(video,))
+    video = embed_videos(store, get_teacher(metadata["video_teacher"]))
+    packed = prepare(
+        store,
+        layout=config.layout,
+        normalisation=config.normalisation,
+        persons=config.backbone.persons,
+        teachers=(video,),
+    )
     console.rule("3 of 4 · linear probe on people not seen in training")
     seen = _without(packed, ZERO_SHOT_ACTIONS)
     settings = load_config(ProbeConfig, "demo_probe")

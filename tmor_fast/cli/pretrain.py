@@ -34,6 +34,7 @@ def pretrain(
 def embed(
     store: Annotated[Path, typer.Argument(help="A clip store.")],
     teacher: Annotated[str, typer.Option(help="minilm, classical-video, hf:NAME_OR_PATH or precomputed:PATH.")],
+    modality: Annotated[str | None, typer.Option(help="text or video; needed where the teacher encodes both.")] = None,
 ) -> None:
     """Encode a store with a frozen teacher and keep the embeddings in the store."""
     from rich.console import Console
@@ -43,5 +44,5 @@ def embed(
 
     opened = ClipStore(store)
     encoder = get_teacher(teacher)
-    embed_store(opened, encoder, progress=True)
+    embed_store(opened, encoder, modality=modality, progress=True)
     Console().print(f"{len(opened)} clips encoded by {encoder.name} ({encoder.dim} dimensions)")

@@ -73,7 +73,10 @@ def _open(store: Path, checkpoint: Path | None, config: Config) -> tuple[Config,
             own["stream"] = metadata["stream"]
         seen = {name: metadata[name] for name in ("frames", "view_yaw_degrees")}
         config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, **seen), **own)
-    packed = prepare(ClipStore(store), layout=config.layout, normalisation=config.normalisation, progress=True)
+    packed = prepare(
+        ClipStore(store), layout=config.layout, normalisation=config.normalisation,
+        persons=config.backbone.persons if backbone is None else backbone.config.persons, progress=True,
+    )  # fmt: skip
     return config, backbone, packed
 
 

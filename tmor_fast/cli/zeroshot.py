@@ -11,12 +11,14 @@ import typer
 def zeroshot(
     checkpoint: Annotated[Path, typer.Argument(help="model.pt of a pre-training run with stage 2.")],
     store: Annotated[Path, typer.Argument(help="A clip store with labels.")],
-    actions: Annotated[str | None, typer.Option(help="Names that compete, comma-separated; left out: all.")] = None,
+    actions: Annotated[
+        str | None, typer.Option(help="Names that compete, comma-separated; left out: those held out of the training.")
+    ] = None,
     views: Annotated[int, typer.Option(help="Directions from which a 3D clip is seen.")] = 4,
     video: Annotated[bool, typer.Option(help="Also with the video teacher's embeddings.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
 ) -> None:
-    """Recognise actions by name, without a single labelled example of them."""
+    """Recognise actions by name; says which of them the training knew."""
     from rich.console import Console
 
     from tmor_fast.data.prepare import prepare
@@ -25,7 +27,7 @@ def zeroshot(
     from tmor_fast.nn.checkpoint import load_model
     from tmor_fast.teachers import get_teacher
     from tmor_fast.training.config import AugmentationConfig
-    from tmor_fast.training.datasets import embed_videos
+    from tmor_fast.training.datasets import action_text, embed_videos
     from tmor_fast.training.zero_shot import zero_shot
 
     model, metadata = load_model(checkpoint)
@@ -36,13 +38,17 @@ def zeroshot(
     if video and metadata["video_teacher"]:
         teachers = [embed_videos(opened, get_teacher(metadata["video_teacher"]))]
     packed = prepare(
-        opened, layout=metadata["layout"], normalisation=metadata["normalisation"], teachers=teachers, progress=True
-    )
+        opened, layout=metadata["layout"], normalisation=metadata["normalisation"], teachers=teachers,
+        persons=model.backbone.config.persons, progress=True,
+    )  # fmt: skip
+    names = metadata["held_out"] or None
+    if actions is not None:
+        names = [name.strip() for name in actions.split(",")]
     result = zero_shot(
         model,
         packed,
         get_teacher(metadata["text_teacher"]),
-        None if actions is None else [name.strip() for name in actions.split(",")],
+        names,
         augmentation=AugmentationConfig(frames=metadata["frames"], view_yaw_degrees=metadata["view_yaw_degrees"]),
         video=teachers[0] if teachers else None,
         views=views,
@@ -50,5 +56,7 @@ def zeroshot(
     for name, report in result.reports.items():
         Console().print(report.to_table(f"zero-shot · {name} · chance {100 * result.chance:.1f} %"))
     Console().print(result.headline())
+    known = [name for name in result.actions if metadata["trained_on"].count(action_text(name))]
+    Console().print("in training: " + (", ".join(known) or "none of them"))
     if out is not None:
         save_json(out, result.to_dict())

@@ -1,25 +1,29 @@
-"""Saving and loading trained T-MOR models: one file of tensors and plain values, read with `weights_only`."""
+"""Saving and loading trained models and classifiers: one file of tensors and plain values, read with `weights_only`."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tmor_fast.errors import DataError
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
+from tmor_fast.nn.unik import UNIK
 from tmor_fast.nn.unik_config import UNIKConfig
 
-FORMAT = "tmor_fast.model"
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+MODEL, CLASSIFIER = "tmor_fast.model", "tmor_fast.classifier"
 VERSION = 1
 
 
 def save_model(path: str | os.PathLike[str], model: TMOR, metadata: dict[str, Any] | None = None) -> None:
-    """Write a model to one file, under a temporary name first.
+    """Write a T-MOR model to one file, under a temporary name first.
 
     Args:
         path: the file.
@@ -27,24 +31,14 @@ def save_model(path: str | os.PathLike[str], model: TMOR, metadata: dict[str, An
         metadata: plain values (strings, numbers, lists, dicts) that describe its training: layout, normalisation,
             clip length, teachers, label names.
     """
-    path = Path(path)
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "backbone": dataclasses.asdict(model.backbone.config),
         "options": dataclasses.asdict(model.options),
         "video_dim": model.video_dim,
         "text_dim": model.text_dim,
-        "metadata": metadata or {},
         "state_dict": model.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _write(Path(path), MODEL, content, metadata)
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[TMOR, dict[str, Any]]:
@@ -57,26 +51,9 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         FileNotFoundError: no such file.
         DataError: not such a file, truncated, edited, or of a newer version.
     """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no checkpoint at {path}; `tmor pretrain` writes model.pt into its run folder"
-        ) from None
-    except (PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # a broken pickle or archive raises almost anything, OSError and IndexError included
-        raise DataError(f"{path}: cannot be read as a checkpoint (truncated or another format): {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(
-            f"{path}: not a tmor_fast model. Official UNIK weights load with tmor_fast.nn.load_official; "
-            "a Lightning .ckpt belongs to `tmor pretrain --resume`"
-        )
-    try:
-        if content["version"] > VERSION:
-            raise DataError(
-                f"{path}: written by a newer tmor_fast (format {content['version']}, this one reads {VERSION})"
-            )
+    content = _read(path, MODEL, device)
+
+    def build() -> TMOR:
         model = TMOR(
             UNIKConfig(**content["backbone"]),
             TMOROptions(**content["options"]),
@@ -84,9 +61,85 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             text_dim=content["text_dim"],
         )
         model.load_state_dict(content["state_dict"])
-    except DataError:
+        return model
+
+    return _fitted(path, build).to(device).eval(), content["metadata"]
+
+
+def save_classifier(path: str | os.PathLike[str], encoder: UNIK, metadata: dict[str, Any] | None = None) -> None:
+    """Write an encoder with its classifier (of fine-tuning, or of a linear probe) to one file.
+
+    Args:
+        path: the file.
+        encoder: the encoder; its `classifier` must be there.
+        metadata: plain values: label names, layout, normalisation, clip length, stream.
+
+    Raises:
+        ValueError: the encoder has no classifier.
+    """
+    if encoder.num_classes is None:
+        raise ValueError("save_classifier: the encoder has no classifier; save a bare encoder by its state_dict")
+    config = dataclasses.replace(encoder.config, num_classes=encoder.num_classes)
+    content = {"backbone": dataclasses.asdict(config), "state_dict": encoder.state_dict()}
+    _write(Path(path), CLASSIFIER, content, metadata)
+
+
+def load_classifier(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[UNIK, dict[str, Any]]:
+    """Read a classifier that `save_classifier` wrote; returns and raises as `load_model`."""
+    content = _read(path, CLASSIFIER, device)
+
+    def build() -> UNIK:
+        encoder = UNIK(UNIKConfig(**content["backbone"]))
+        encoder.load_state_dict(content["state_dict"])
+        return encoder
+
+    return _fitted(path, build).to(device).eval(), content["metadata"]
+
+
+def _write(path: Path, kind: str, content: dict[str, Any], metadata: dict[str, Any] | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save({"format": kind, "version": VERSION, **content, "metadata": metadata or {}}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+REMEDIES = {
+    MODEL: "`tmor pretrain` writes model.pt into its run folder",
+    CLASSIFIER: "`tmor finetune` writes joint.pt or bone.pt into its run folder",
+}
+
+
+def _read(path: str | os.PathLike[str], kind: str, device: str | torch.device) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no checkpoint at {path}; {REMEDIES[kind]}") from None
+    except (PermissionError, IsADirectoryError):
         raise
+    except Exception as error:  # a broken pickle or archive raises almost anything, OSError and IndexError included
+        raise DataError(f"{path}: cannot be read as a checkpoint (truncated or another format): {error}") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found in REMEDIES and found != kind:
+        reader = "load_model" if found == MODEL else "load_classifier"
+        raise DataError(f"{path}: a {found.split('.')[1]}, read it with tmor_fast.nn.{reader}; {REMEDIES[kind]}")
+    if found != kind:
+        raise DataError(
+            f"{path}: not a tmor_fast {kind.split('.')[1]}. Official UNIK weights load with "
+            "tmor_fast.nn.load_official; a Lightning .ckpt belongs to `tmor pretrain --resume`"
+        )
+    if not isinstance(content.get("version"), int) or content["version"] > VERSION:
+        raise DataError(
+            f"{path}: written by a newer tmor_fast (format {content.get('version')}, this one reads {VERSION})"
+        )
+    return content
+
+
+def _fitted(path: str | os.PathLike[str], build: Callable[[], Module]) -> Module:
+    try:
+        return build()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise DataError(f"{path}: its parts do not fit together, it may have been edited: {reason}") from error
-    return model.to(device).eval(), content["metadata"]

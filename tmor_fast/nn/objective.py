@@ -86,6 +86,8 @@ class Objective(nn.Module):
         # DBSCAN radius of the first clustering, kept from then on.
         self.eps: float | None = None
         self.labels = labels
+        # Batch normalisation in the heads needs two rows.
+        self._fewest = 2 if options.head_batch_norm else 1
         self._attach(teachers or TeacherFeatures(), num_samples)
 
     def _attach(self, teachers: TeacherFeatures, num_samples: int) -> None:
@@ -98,6 +100,8 @@ class Objective(nn.Module):
         text_id = torch.full((num_samples,), -1) if teachers.text_id is None else teachers.text_id.long()
         self.register_buffer("text_id", text_id, persistent=False)
         self.text = None if teachers.text is None else FeatureBank(teachers.text)
+        if self.options.head_batch_norm and self.text is not None and len(self.text) < 2:
+            raise ValueError("head_batch_norm needs at least two distinct texts; this data set has one")
 
     def _motion_head(self) -> nn.Module:
         return self.model.motion_heads["mm" if self.options.per_loss_heads else "motion"]
@@ -125,6 +129,7 @@ class Objective(nn.Module):
         """Move the key encoder towards the online model; call it after every optimiser step."""
         if self.key_encoder is not None:
             self.key_encoder.update(self.model.backbone, self._motion_head())
+        self.model.limit_temperature()
         self.step += 1
 
     def forward(self, query: Tensor, key: Tensor, index: Tensor, stage: int = 1) -> dict[str, Tensor]:
@@ -160,7 +165,7 @@ class Objective(nn.Module):
 
     def _draw_rows(self, eligible: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
         """Bank rows to compare with: `num_negatives` of the eligible samples (n,) bool, or all if queries draw."""
-        if self.options.noise == "not_negative" and self.clustered:
+        if self._leaves_out("not_negative", clusters):
             eligible = eligible & (clusters >= 0)
         rows = eligible.nonzero().squeeze(1)
         if len(rows) <= self.options.num_negatives or self.options.negatives == "per_query":
@@ -171,7 +176,7 @@ class Objective(nn.Module):
     def _motion_rows(self, clusters: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         if isinstance(self.bank, FIFOQueue):
             ids, keys = self.bank.entries()
-            if self.options.noise == "not_negative" and self.clustered:
+            if self._leaves_out("not_negative", clusters):
                 keep = clusters[ids] >= 0
                 ids, keys = ids[keep], keys[keep]
             return ids, keys
@@ -189,13 +194,15 @@ class Objective(nn.Module):
         loss = self._infonce(
             query, keys, positive, index, ids, clusters, mode, None if instance else self.options.max_positives, draw
         )
-        return self._average(loss, clusters[index])
+        return self._average(loss, index, clusters)
 
     def _video_loss(self, features: Tensor, index: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
         """L_mv: the embedding of the own video against those of other samples."""
         assert self.video is not None
         assert self.model.video_head is not None
         seen = self.has_video[index]
+        if int(seen.sum()) < self._fewest:
+            return features.sum() * 0
         index, query = index[seen], self.model.project_motion(features[seen], "mv")
         rows = self._draw_rows(self.has_video, clusters, draw)
         grad = self.options.negative_gradient
@@ -208,6 +215,8 @@ class Objective(nn.Module):
         assert self.text is not None
         assert self.model.text_head is not None
         seen = self.text_id[index] >= 0
+        if int(seen.sum()) < self._fewest:
+            return features.sum() * 0
         index, query = index[seen], self.model.project_motion(features[seen], "mt")
         rows = self._draw_rows(self.text_id >= 0, clusters, draw)
         # Few distinct texts stand for many samples, so each is projected once.
@@ -232,12 +241,12 @@ class Objective(nn.Module):
         cluster_positives = self.options.cross_positives == "cluster"
         mode, limit = ("sum", self.options.max_positives) if cluster_positives else ("instance", None)
         loss = self._average(
-            self._infonce(query, keys, own, index, rows, clusters, mode, limit, draw, captions), clusters[index]
+            self._infonce(query, keys, own, index, rows, clusters, mode, limit, draw, captions), index, clusters
         )
         if self.options.symmetric and len(index):
             ids, motion = self._motion_rows(clusters, draw)
             back = self._infonce(own, motion, query, index, ids, clusters, mode, limit, draw, captions)
-            loss = (loss + self._average(back, clusters[index])) / 2
+            loss = (loss + self._average(back, index, clusters)) / 2
         return loss
 
     def _infonce(
@@ -286,7 +295,11 @@ class Objective(nn.Module):
             losses.append(loss(slice(i, i + 1), among))
         return torch.cat(losses)
 
-    def _average(self, loss: Tensor, clusters: Tensor) -> Tensor:
-        if self.options.noise == "no_loss" and self.clustered:
-            loss = loss[clusters >= 0]
+    def _leaves_out(self, choice: str, clusters: Tensor) -> bool:
+        """Whether noise is treated as `choice` says; while nothing is clustered, all would be noise."""
+        return self.options.noise == choice and bool((clusters >= 0).any())
+
+    def _average(self, loss: Tensor, index: Tensor, clusters: Tensor) -> Tensor:
+        if self._leaves_out("no_loss", clusters):
+            loss = loss[clusters[index] >= 0]
         return loss.mean() if len(loss) else loss.sum()

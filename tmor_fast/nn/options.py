@@ -17,7 +17,7 @@ def _option(default: Any, row: int, question: str, **limits: float) -> Any:
 
 @dataclass(frozen=True)
 class TMOROptions:
-    """The method's named options (paper: T-MOR, equations 1 to 9; defaults argued in the project's fact sheet)."""
+    """The method's named options (paper: T-MOR, equations 1 to 9; the papers leave them open)."""
 
     denominator: Literal["all", "negatives"] = _option(
         "all", 1, "are the positives in the denominator (paper eq. 6: yes; thesis 6.3: no, 'negatives')"
@@ -47,7 +47,9 @@ class TMOROptions:
     learn_temperature: bool = _option(False, 8, "train the temperature (in log space)")
     embedding_dim: int = _option(128, 9, "size of the shared embedding space", min=1)
     head_layers: int = _option(2, 9, "layers of each projection head; 0 = none, normalised features", min=0)
-    head_hidden: int = _option(256, 9, "hidden width of the projection heads", min=1)
+    head_hidden: int | None = _option(
+        None, 9, "hidden width of the projection heads; null = that of the head's input", min=1
+    )
     head_batch_norm: bool = _option(False, 9, "batch normalisation inside the heads")
     per_loss_heads: bool = _option(False, 9, "one motion head a loss instead of a shared one")
     cluster_input: Literal["features", "projection"] = _option(

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tmor_fast.nn.detection import FrameClassifier
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.projection import ProjectionHead
 from tmor_fast.nn.unik import UNIK
@@ -14,6 +15,9 @@ from tmor_fast.nn.unik_config import UNIKConfig
 
 # The losses in the order of the paper: motion-motion, motion-video, motion-text.
 LOSSES = ("mm", "mv", "mt")
+
+# Below 0.01 the softmax saturates, above 1 it tells nothing apart.
+TEMPERATURE_RANGE = (0.01, 1.0)
 
 
 class TMOR(nn.Module):
@@ -49,13 +53,19 @@ class TMOR(nn.Module):
             self._check_equal_dims()
         start = torch.tensor(math.log(self.options.temperature))
         if self.options.learn_temperature:
+            low, high = TEMPERATURE_RANGE
+            if not low <= self.options.temperature <= high:
+                raise ValueError(
+                    f"a learned temperature starts between {low} and {high}, got {self.options.temperature}"
+                )
             self.log_temperature = nn.Parameter(start)
         else:
             self.register_buffer("log_temperature", start)
 
     def _head(self, in_dim: int) -> ProjectionHead:
         o = self.options
-        return ProjectionHead(in_dim, o.head_hidden, o.embedding_dim, o.head_layers, o.head_batch_norm)
+        hidden = in_dim if o.head_hidden is None else o.head_hidden
+        return ProjectionHead(in_dim, hidden, o.embedding_dim, o.head_layers, o.head_batch_norm)
 
     def _check_equal_dims(self) -> None:
         for name, dim in (("video", self.video_dim), ("text", self.text_dim)):
@@ -74,9 +84,19 @@ class TMOR(nn.Module):
     def temperature(self) -> Tensor | float:
         """The softmax temperature: a tensor with gradient if it is learned, else a number."""
         if self.options.learn_temperature:
-            # Below 0.01 the softmax saturates and the temperature gets no gradient back.
-            return self.log_temperature.exp().clamp(0.01, 1.0)
+            return self.log_temperature.exp()
         return self.options.temperature
+
+    @torch.no_grad()
+    def limit_temperature(self) -> None:
+        """Bring a learned temperature back into `TEMPERATURE_RANGE`; call it after every optimiser step."""
+        if self.options.learn_temperature:
+            low, high = TEMPERATURE_RANGE
+            self.log_temperature.clamp_(math.log(low), math.log(high))
+
+    def frame_classifier(self, num_classes: int) -> FrameClassifier:
+        """The encoder with the frame-wise head that `options.detection_head` names; shares the encoder's weights."""
+        return FrameClassifier(self.backbone, num_classes, self.options.detection_head)
 
     def project_motion(self, features: Tensor, loss: str = "mt") -> Tensor:
         """Unit embeddings (N, d) of backbone features (N, F); `loss` picks the head where each loss has its own."""

@@ -51,7 +51,7 @@ class TemporalConv(nn.Module):
 
 
 class SpatialUnit(nn.Module):
-    """S-LSU: attention between joints plus learned dependencies, all heads at once (UNIK, Eq. 3.9 and 3.11 of the thesis).
+    """S-LSU: attention between joints plus learned dependencies, all heads at once (thesis, Eq. 3.9, 3.11).
 
     `out = relu(norm(sum_h E_h x (W_h + A_h)) + shortcut(x))`. With tau > 1 the joints of tau neighbouring frames
     attend together and a (tau, 1) convolution with its own norm, without ReLU, brings them back to one frame.

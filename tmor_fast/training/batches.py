@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tmor_fast.data import augment
 from tmor_fast.data.packed import PackedClips
-from tmor_fast.data.sampling import sample_crop, sample_full
+from tmor_fast.data.sampling import sample_crop, sample_full, sample_window
 from tmor_fast.data.streams import bone_stream
 from tmor_fast.training.config import AugmentationConfig
 
@@ -51,7 +51,8 @@ class ClipBatches:
             index: (N,) int64 places in the data set.
             view: a 3D clip seen by a 2D network gets a direction fixed by its clip id and this number.
         """
-        joints = sample_full(self.packed, index, self.augmentation.frames)
+        index = index.to(self.packed.device)
+        joints = self._whole(index)
         if self._projects:
             # Views of one clip are spread evenly over the circle (golden ratio), from a start fixed by its name.
             turn = (self._view[index.cpu()].to(joints.device) + 0.618034 * view) % 1.0
@@ -59,12 +60,24 @@ class ClipBatches:
             joints = augment.project(joints, yaw, torch.zeros_like(yaw), self.packed.planar[index])
         return self._as_stream(joints)
 
-    def random(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """One random view of each clip: (N, C, T, V, M), the same for the same generator state."""
+    def random(self, index: Tensor, generator: torch.Generator, *, crop: bool = True) -> Tensor:
+        """One random view of each clip: (N, C, T, V, M), the same for the same generator state.
+
+        Args:
+            index: (N,) int64 places in the data set.
+            generator: draws everything.
+            crop: take a random stretch of the clip; False takes all of it.
+        """
         a = self.augmentation
-        joints = sample_crop(
-            self.packed, index, a.frames, min_ratio=a.min_crop, max_ratio=a.max_crop, generator=generator
-        )
+        index = index.to(self.packed.device)
+        if not crop:
+            joints = self._whole(index)
+        elif a.sampling == "window":
+            joints = sample_window(self.packed, index, a.frames, generator=generator)
+        else:
+            joints = sample_crop(
+                self.packed, index, a.frames, min_ratio=a.min_crop, max_ratio=a.max_crop, generator=generator
+            )
         if self._projects:
             yaw, pitch = augment.draw_views(
                 len(index),
@@ -75,6 +88,11 @@ class ClipBatches:
             )
             joints = augment.project(joints, yaw, pitch, self.packed.planar[index])
         return self._as_stream(self._augment(joints, index, generator))
+
+    def _whole(self, index: Tensor) -> Tensor:
+        if self.augmentation.sampling == "window":
+            return sample_window(self.packed, index, self.augmentation.frames)
+        return sample_full(self.packed, index, self.augmentation.frames)
 
     def _augment(self, joints: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
         a = self.augmentation

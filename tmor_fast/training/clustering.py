@@ -38,32 +38,39 @@ class Clustering:
 def cluster_embeddings(embeddings: Tensor, options: TMOROptions, eps: float | None) -> Clustering:
     """DBSCAN by cosine distance with the options' settings (open questions 10 to 14).
 
-    Without a given eps it is the knee of the k-distance curve, lowered step by step while one cluster holds more than
-    `max_cluster_share` of the samples: density in an embedding cloud varies, and a chain through its middle joins all.
+    Unless the options set eps, it is that of the first clustering, and at first the knee of the k-distance curve. It is
+    lowered step by step while one cluster holds more than `max_cluster_share` of the samples: embeddings draw together
+    as training goes on, and a chain through the middle of their cloud joins all.
 
     Args:
         embeddings: (n, d) motion embeddings.
         options: min_samples, largest usable cluster and, if set, eps.
-        eps: radius of an earlier clustering, None to take the options' or the curve's.
+        eps: radius of an earlier clustering, None for the curve's. A radius set in the options wins and stays.
 
     Returns:
         The clustering; `labels` is None and `warning` says why where one cluster swallows too much or nothing is
         clustered, so that training falls back to instance discrimination.
     """
-    unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
-    given = eps if eps is not None else options.eps
-    if given is not None:
-        return _cluster(unit, options, given)
-    # Collapsed embeddings have no curve to find a knee in; any radius shows the one cluster they are.
-    collapsed = float((unit - unit[0]).abs().max()) < 1e-6
-    radius = 0.0 if collapsed else suggest_eps(unit, min(options.min_samples, len(unit)), metric="cosine")
+    # The compiled kernel runs on the CPU; the reference would be far slower, even on a GPU.
+    unit = torch.nn.functional.normalize(embeddings.float(), dim=1).cpu()
+    if options.eps is not None:
+        return _cluster(unit, options, options.eps)
+    radius = _knee(unit, options) if eps is None else eps
     first = found = _cluster(unit, options, radius)
-    for _ in range(0 if collapsed else LOWERINGS):
+    for _ in range(LOWERINGS):
         if found.labels is not None or found.clusters == 0:
             break
         radius *= LOWER_BY
         found = _cluster(unit, options, radius)
     return first if found.labels is None else found
+
+
+def _knee(unit: Tensor, options: TMOROptions) -> float:
+    try:
+        return suggest_eps(unit, min(options.min_samples, len(unit)), metric="cosine")
+    except ValueError:
+        # Groups of duplicates have no curve to find a knee in; any radius shows the clusters they are.
+        return 0.0
 
 
 def _cluster(unit: Tensor, options: TMOROptions, radius: float) -> Clustering:

@@ -25,6 +25,8 @@ class BackboneConfig:
         persons: person slots of a clip.
         dilation: "released" or "thesis".
         init: "released" or "thesis".
+        heads: dependency matrices of a block.
+        tau: frames that a spatial unit sees together, odd.
         person_average: "all" slots or those "present".
     """
 
@@ -33,6 +35,8 @@ class BackboneConfig:
     persons: int = 1
     dilation: Literal["released", "thesis"] = "released"
     init: Literal["released", "thesis"] = "released"
+    heads: int = 3
+    tau: int = 1
     person_average: Literal["all", "present"] = "all"
 
     def build(self, joints: int, num_classes: int | None = None) -> UNIKConfig:
@@ -46,7 +50,10 @@ class AugmentationConfig:
     """How clips become network input (open question 18). At test time only `frames` counts.
 
     Args:
-        frames: T, frames of a network input; the crop is resampled to it.
+        frames: T, frames of a network input.
+        sampling: "resample" stretches a crop (at test time the whole clip) to T frames; "window" is the released way: T
+            frames as they are, a shorter clip padded with zeros at a random place (at test time: in the middle).
+        crop_query: in pre-training the query too is a random crop; False gives it the whole clip, the key alone a crop.
         min_crop, max_crop: share of a clip that a random temporal crop keeps.
         rotation_degrees: random in-plane rotation of 2D input, +- so much.
         rotation_radians: random rotation about each axis of 3D input, +- so much.
@@ -60,6 +67,8 @@ class AugmentationConfig:
     """
 
     frames: int = 150
+    sampling: Literal["resample", "window"] = "resample"
+    crop_query: bool = False
     min_crop: float = 0.5
     max_crop: float = 1.0
     rotation_degrees: float = 30.0
@@ -79,6 +88,12 @@ class AugmentationConfig:
             raise ValueError(
                 f"augmentation: crops need 0 < min_crop <= max_crop <= 1, got {self.min_crop} and {self.max_crop}"
             )
+
+        for name, low, high in (
+            ("rotation_degrees", 0, 180), ("rotation_radians", 0, 3.1416), ("view_yaw_degrees", 0, 180),
+            ("view_pitch_degrees", 0, 90), ("scale", 0, 0.99), ("shift", 0, 100), ("mirror", 0, 1), ("jitter", 0, 100),
+        ):  # fmt: skip
+            _check_range("augmentation", self, name, low, high)
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,10 @@ class OptimiserConfig:
         for name in ("rate", "batch_size"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optimiser.{name}: got {getattr(self, name)}, must be above 0")
+        for name in ("weight_decay", "epochs", "warmup_epochs", "gradient_clip"):
+            _check_range("optimiser", self, name, 0, float("inf"))
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("optimiser.schedule='steps' needs milestones, e.g. optimiser.milestones=[10,20]")
 
 
 @dataclass(frozen=True)
@@ -160,6 +179,7 @@ class FinetuneConfig:
         streams: "joint", "bone" or both, whose scores are fused.
         share: share of the labelled training clips used (few-shot: 0.05, 0.1).
         few_shot: how they are drawn: "stratified" (by class, at least one each) or "uniform".
+        fusion: what is summed over streams: "softmax" (the papers) or "logits" (the released test script).
         label_smoothing: of the cross entropy.
         layout, normalisation: how stored clips are prepared from scratch.
         precision: Lightning's precision.
@@ -173,6 +193,7 @@ class FinetuneConfig:
     streams: tuple[Literal["joint", "bone"], ...] = ("joint",)
     share: float = 1.0
     few_shot: Literal["stratified", "uniform"] = "stratified"
+    fusion: Literal["softmax", "logits"] = "softmax"
     label_smoothing: float = 0.0
     layout: str = "unik17"
     normalisation: Literal["body", "screen", "none"] = "body"
@@ -212,6 +233,12 @@ class ProbeConfig:
     layout: str = "unik17"
     normalisation: Literal["body", "screen", "none"] = "body"
     seed: int = 1
+
+
+def _check_range(owner: str, config: Any, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise ValueError(f"{owner}.{name}: got {value}, accepted: {low} to {high}")
 
 
 PRESET_FOLDER = Path(__file__).parent / "configs"

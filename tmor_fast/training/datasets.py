@@ -63,6 +63,7 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
             store,
             layout=config.layout,
             normalisation=config.normalisation,
+            persons=config.backbone.persons,
             teachers=() if video is None else (video,),
             progress=progress,
         )

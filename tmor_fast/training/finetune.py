@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from tmor_fast.evaluation.fusion import fuse_scores
 from tmor_fast.evaluation.metrics import ClassificationReport, classification_report
 from tmor_fast.evaluation.protocols import get_protocol
 from tmor_fast.evaluation.saving import save_json
+from tmor_fast.nn.checkpoint import save_classifier
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.training.batches import ClipBatches, shuffled_loader
 from tmor_fast.training.config import FinetuneConfig, to_yaml
@@ -166,7 +165,16 @@ def finetune(
         # Lightning leaves the encoder on the CPU; the clips are still on the device it was trained on.
         scores[stream] = class_scores(encoder.to(batches.packed.device), batches, split.test)
         if folder is not None:
-            _save_encoder(folder / f"{stream}.pt", encoder.cpu(), split.label_names, packed, config, stream)
+            metadata = {
+                "label_names": split.label_names,
+                "layout": packed.layout.name,
+                "normalisation": config.normalisation,
+                "frames": config.augmentation.frames,
+                "stream": stream,
+            }
+            save_classifier(folder / f"{stream}.pt", encoder.cpu(), metadata)
+    if len(scores) > 1:
+        scores["+".join(scores)] = fuse_scores(list(scores.values()), method=config.fusion)
     return _result(scores, split, folder)
 
 
@@ -188,33 +196,7 @@ def _encoder(packed: PackedClips, config: FinetuneConfig, backbone: UNIK | None,
     return encoder
 
 
-def _save_encoder(
-    path: Path, encoder: UNIK, label_names: list[str], packed: PackedClips, config: FinetuneConfig, stream: str
-) -> None:
-    content = {
-        "format": "tmor_fast.classifier",
-        "version": 1,
-        "backbone": dataclasses.asdict(dataclasses.replace(encoder.config, num_classes=len(label_names))),
-        "state_dict": encoder.state_dict(),
-        "metadata": {
-            "label_names": label_names,
-            "layout": packed.layout.name,
-            "normalisation": config.normalisation,
-            "frames": config.augmentation.frames,
-            "stream": stream,
-        },
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _result(scores: dict[str, Tensor], split: LabelledSplit, folder: Path | None) -> TransferResult:
-    if len(scores) > 1:
-        scores["+".join(scores)] = fuse_scores(list(scores.values()))
     labels = split.labels[split.test]
     reports = {name: classification_report(s, labels, split.label_names) for name, s in scores.items()}
     if folder is not None:

@@ -19,7 +19,7 @@ from tmor_fast.nn.tmor import TMOR
 from tmor_fast.training.batches import ClipBatches, shuffled_loader
 from tmor_fast.training.clustering import Clustering, cluster_embeddings
 from tmor_fast.training.config import PretrainConfig, to_yaml
-from tmor_fast.training.datasets import PretrainData, load_pretrain_data
+from tmor_fast.training.datasets import PretrainData, action_text, load_pretrain_data
 from tmor_fast.training.features import embed_in_batches
 from tmor_fast.training.optimiser import build_optimiser
 from tmor_fast.training.trainer import build_trainer
@@ -61,6 +61,8 @@ class PretrainModule(L.LightningModule):
         self.batches.packed = self.batches.packed.to(self.device)
         if self.objective.bank.num_filled() == 0:
             self._fill_bank()
+            if self.config.options.warmup_epochs == 0:
+                self.objective.set_clusters(self._find_clusters().labels)
 
     @torch.no_grad()
     def _fill_bank(self) -> None:
@@ -73,19 +75,29 @@ class PretrainModule(L.LightningModule):
 
     def training_step(self, index: Tensor, _: int) -> Tensor:
         draw = torch.Generator().manual_seed((self.config.seed * 10 + self.stage) * 1_000_003 + self.global_step)
-        losses = self.objective(
-            self.batches.random(index, draw), self.batches.random(index, draw), index, stage=self.stage
-        )
+        query = self.batches.random(index, draw, crop=self.config.augmentation.crop_query)
+        key = self.batches.random(index, draw)
+        try:
+            losses = self.objective(query, key, index, stage=self.stage)
+        except ValueError as error:
+            # The loss itself refuses embeddings that are not finite.
+            with torch.no_grad():
+                if bool(torch.isfinite(self.objective.model.embed_motion(query)).all()):
+                    raise
+            raise self._diverged("embeddings") from error
         if not torch.isfinite(losses["loss"]):
-            raise FloatingPointError(
-                f"the loss became {losses['loss'].item()} at step {self.global_step}; "
-                "lower optimiser.rate or set optimiser.gradient_clip=1"
-            )
+            raise self._diverged("loss")
         self.log_dict(
             {name: value.detach() for name, value in losses.items()},
             prog_bar=True, on_step=False, on_epoch=True, batch_size=len(index),
         )  # fmt: skip
         return losses["loss"]
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"training diverged: {what} not finite at step {self.global_step}; "
+            "lower optimiser.rate or set optimiser.gradient_clip=1"
+        )
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.objective.after_step()
@@ -99,17 +111,18 @@ class PretrainModule(L.LightningModule):
         if past_warmup and done % self.config.options.cluster_every == 0:
             self._cluster()
 
-    def _cluster(self) -> None:
+    def _find_clusters(self) -> Clustering:
         options = self.config.options
-        model = self.objective.model
-        found = cluster_embeddings(
-            embed_in_batches(model, self.batches, kind=options.cluster_input), options,
-            None if options.refresh_eps else self.objective.eps,
-        )  # fmt: skip
+        embeddings = embed_in_batches(self.objective.model, self.batches, kind=options.cluster_input)
+        found = cluster_embeddings(embeddings, options, None if options.refresh_eps else self.objective.eps)
         if found.labels is not None:
             # The radius of an unusable clustering would be kept for good.
             self.objective.eps = found.eps
         self.history.append(found)
+        return found
+
+    def _cluster(self) -> None:
+        found = self._find_clusters()
         self.objective.set_clusters(None if found.labels is None else found.labels.to(self.device))
         self.log_dict(
             {
@@ -146,7 +159,7 @@ def pretrain(
     Raises:
         DataError: the data cannot be used.
         ValueError: stage 2 is asked for and no clip has text.
-        FloatingPointError: the loss became infinite.
+        FloatingPointError: training diverged.
     """
     data = load_pretrain_data(stores, config, progress=progress)
     return pretrain_on(data, out, config, resume=resume, progress=progress)
@@ -204,12 +217,15 @@ def _metadata(packed: PackedClips, texts: list[str], config: PretrainConfig, sta
         "layout": packed.layout.name,
         "normalisation": config.normalisation,
         "frames": config.augmentation.frames,
+        "persons": config.backbone.persons,
+        "held_out": list(config.held_out),
         "view_yaw_degrees": config.augmentation.view_yaw_degrees,
         "stream": config.options.stream,
         "stage": stage,
         "text_teacher": config.text_teacher,
         "video_teacher": config.video_teacher,
         "texts": texts,
+        "trained_on": sorted({action_text(packed.label_names[i]) for i in packed.label.unique().tolist() if i >= 0}),
         "clips": len(packed),
     }
 

@@ -86,9 +86,17 @@ def zero_shot(
         captions: several descriptions of each action instead of its name.
 
     Raises:
-        ValueError: an action that the data set does not have, no clip of any action, or a model without text head.
+        ValueError: an action that the data set does not have or that is named twice, no clip of any action, captions
+            or embeddings that do not fit, or a model without text head.
     """
     names = list(packed.label_names) if actions is None else list(actions)
+    if len(set(names)) < len(names):
+        raise ValueError(f"an action is named twice: {', '.join(names)}")
+    if captions is not None and len(captions) != len(names):
+        raise ValueError(f"{len(names)} actions and descriptions of {len(captions)}; give one list an action")
+    if video is not None and video not in packed.embeddings:
+        have = ", ".join(packed.embeddings) or "none"
+        raise ValueError(f"no embeddings of a teacher {video!r} with the clips, there are: {have}; see `tmor embed`")
     unknown = [name for name in names if name not in packed.label_names]
     if unknown:
         raise ValueError(f"the data set has no action {unknown[0]!r}; it has: {', '.join(packed.label_names)}")
