@@ -1,8 +1,19 @@
 #!/bin/sh
 # Builds the CPU kernels and their test with AddressSanitizer and UndefinedBehaviorSanitizer and runs it.
 # Any finding ends it with an error. No arguments; works from a clean checkout.
+# Needs CMake 3.24 or newer (on PATH, or its wheel in the active Python environment: pip install cmake), a build tool
+# that CMake finds (make, or ninja named by CMAKE_GENERATOR) and a C++17 compiler with both sanitizers.
 set -eu
 cd "$(dirname "$0")/.."
+
+if command -v cmake >/dev/null 2>&1; then
+  cmake() { command cmake "$@"; }
+elif python3 -c 'import cmake' >/dev/null 2>&1; then
+  cmake() { python3 -m cmake "$@"; }
+else
+  echo "error: no cmake on PATH and no cmake wheel for $(command -v python3 || echo python3); pip install cmake" >&2
+  exit 1
+fi
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 

@@ -60,7 +60,7 @@ def bars() -> list[tuple[str, float, str]]:
         ("Penn, from scratch, joints + bones", steps["scratch"]["joint+bone"]["top1"], MIDDLE),
         ("Penn, linear probe, T-MOR", probe["stage2"]["top1"], RIGHT),
         ("Penn, linear probe, random backbone", probe["random"]["top1"], LEFT),
-        ("Penn, 5 % of labels, T-MOR", few["stage2 5%"]["mean"], RIGHT),
+        ("Penn, 5 % of labels, T-MOR", few["T-MOR 5%"]["mean"], RIGHT),
         ("Penn, 5 % of labels, from scratch", scratch["scratch 5%"]["mean"], LEFT),
         ("Bandai, zero-shot, unseen actions", zero["motion"]["top1"], RIGHT),
         ("Bandai, zero-shot, chance", zero["chance"], LEFT),

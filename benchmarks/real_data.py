@@ -60,7 +60,7 @@ def few_shot(data: Path, run: Path, progress: bool, pretrained: bool) -> dict[st
     results = {}
     models = {"scratch": None}
     if pretrained:
-        models = {stage: load_model(run / "pretrain" / f"{stage}.pt")[0].backbone for stage in ("stage1", "stage2")}
+        models = {"T-MOR": load_model(run / "pretrain" / "model.pt")[0].backbone}
     for name, backbone in models.items():
         for share in SHARES:
             scores = []

@@ -135,6 +135,8 @@ def test_zeroshot(store: Path, trained: Path, tmp_path: Path):
     assert "chance 50.0 %" in shown
     saved = json.loads((tmp_path / "z.json").read_text())
     assert saved["actions"] == ["walk", "clap"]
+    # Nothing was held out, so these are no unseen actions, and it says so.
+    assert "in training: walk, clap" in shown
     motion_alone = succeed("zeroshot", trained, store, "--no-video", "--views", 1)
     assert "motion+video" not in motion_alone
 

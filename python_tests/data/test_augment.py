@@ -20,6 +20,7 @@ from tmor_fast.data import (
     random_move,
     random_rotation,
     random_scale,
+    random_shift,
     rotate2d,
     rotate3d,
 )
@@ -153,11 +154,13 @@ def test_random_move_is_the_released_one() -> None:
             np.testing.assert_allclose(moved[n, :, t].numpy(), expected, atol=1e-6)
 
 
-def test_random_move_moves_padding_but_not_z() -> None:
-    zeros = torch.zeros(32, 3, 4, 17, 1)
-    moved = random_move(zeros, seed(0))
-    assert moved[:, :2].abs().max() > 0.09
+def test_random_move_moves_padding_but_neither_z_nor_nobody() -> None:
+    joints = torch.zeros(32, 3, 4, 17, 2)
+    joints[:, 0, 3, :, 0] = 1.0  # three frames of padding, then a person; the second slot is empty
+    moved = random_move(joints, seed(0))
+    assert moved[:, :2, :3, :, 0].abs().max() > 0.09
     assert moved[:, 2].eq(0).all()
+    assert moved[..., 1].eq(0).all()
 
 
 @pytest.mark.parametrize("layout", ["unik17", "coco17"])
@@ -203,12 +206,30 @@ def test_random_scale_is_one_factor_a_clip() -> None:
     assert 1.8 < factor.max() <= 2.0
 
 
+@pytest.mark.parametrize("channels", [2, 3])
+def test_random_shift_is_one_offset_a_clip_of_its_sigma(channels: int) -> None:
+    joints = batch(3000, channels, persons=2)
+    joints[:, :, 4, :, 0] = 0  # padding
+    joints[:, :, :, :, 1] = 0  # nobody
+    moved = random_shift(joints, 0.3, seed(0))
+    assert moved[joints == 0].eq(0).all()
+    offset = (moved - joints)[:, :, [0, 1, 2, 3, 5], :, 0]
+    torch.testing.assert_close(offset, offset[:, :, :1, :1].expand_as(offset))
+    drawn = offset[:, :, 0, 0]
+    assert abs(drawn.std().item() - 0.3) < 0.01
+    assert abs(drawn.mean().item()) < 0.02
+    correlation = torch.corrcoef(drawn.T) - torch.eye(channels, dtype=torch.float64)
+    assert correlation.abs().max() < 0.1, "axes are drawn independently"
+    assert torch.equal(random_shift(joints, 0.0, seed(0)), joints)
+
+
 AUGMENTATIONS: list[Callable[[Tensor, torch.Generator], Tensor]] = [
     lambda joints, generator: random_rotation(joints, 20, generator),
     lambda joints, generator: random_move(joints, generator),
     lambda joints, generator: random_mirror(joints, "unik17", 0.5, generator),
     lambda joints, generator: jitter(joints, 0.1, generator),
     lambda joints, generator: random_scale(joints, 0.8, 1.2, generator),
+    lambda joints, generator: random_shift(joints, 0.1, generator),
     lambda joints, generator: project(joints, *draw_views(len(joints), generator=generator)),
 ]
 
@@ -227,6 +248,21 @@ def test_seeds_reproduce_dtypes_stay_and_inputs_are_untouched(
     assert torch.equal(joints, before)
 
 
+@pytest.mark.parametrize("channels", [2, 3])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_nobody_stays_nobody(augment: Callable[[Tensor, torch.Generator], Tensor], channels: int) -> None:
+    if augment is AUGMENTATIONS[-1] and channels == 2:
+        pytest.skip("only 3D is projected")
+    joints = batch(8, channels, persons=3)
+    joints[..., 1] = 0
+    joints[:4, ..., 2] = 0
+    changed = augment(joints, seed(3))
+    assert changed[..., 1].eq(0).all()
+    assert changed[:4, ..., 2].eq(0).all()
+    assert changed[4:, ..., 2].ne(0).all()
+    assert changed[..., 0].ne(0).all()
+
+
 def test_wrong_arguments_are_refused() -> None:
     joints = batch(3)
     cases: list[tuple[Callable[[], object], str]] = [
@@ -239,6 +275,8 @@ def test_wrong_arguments_are_refused() -> None:
         (lambda: random_rotation(joints, -1), "degrees"),
         (lambda: jitter(joints, -0.1), "sigma"),
         (lambda: random_scale(joints, 0.0, 1.0), "low"),
+        (lambda: random_shift(joints, -0.1), "sigma"),
+        (lambda: random_shift(joints[0], 0.1), "N, C, T, V, M"),
         (lambda: random_move(joints[0]), "N, C, T, V, M"),
     ]
     for call, message in cases:

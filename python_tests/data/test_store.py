@@ -1,8 +1,9 @@
-"""The clip store: round trips, open formats, atomic writing, damaged files."""
+"""The clip store: round trips, open formats, atomic writing."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -286,83 +287,6 @@ def test_wrong_settings_are_refused(tmp_path: Path, changes: dict, message: str)
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------------------------------------------- damage
-
-
-def damaged(clip: Make, write_store: Write) -> tuple[Path, Path]:
-    store = write_store([clip(i, 40) for i in range(4)])
-    return store.path, store.path / "clips" / "00000.parquet"
-
-
-def test_a_truncated_shard_is_named(clip: Make, write_store: Write) -> None:
-    folder, shard = damaged(clip, write_store)
-    shard.write_bytes(shard.read_bytes()[:-200])
-    store = ClipStore(folder)
-    for read in (lambda: list(store), lambda: store[2], lambda: store.column("label")):
-        with pytest.raises(DataError, match=r"00000\.parquet .*truncated or corrupt"):
-            read()
-
-
-def test_a_flipped_byte_is_found(clip: Make, write_store: Write) -> None:
-    folder, shard = damaged(clip, write_store)
-    data = bytearray(shard.read_bytes())
-    for place in range(1000, 1400, 50):
-        data[place] ^= 0xFF
-    shard.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"00000\.parquet"):
-        list(ClipStore(folder))
-
-
-def test_an_absent_shard_is_named(clip: Make, write_store: Write) -> None:
-    folder, shard = damaged(clip, write_store)
-    shard.unlink()
-    with pytest.raises(DataError, match=r"00000\.parquet is absent"):
-        ClipStore(folder)
-
-
-def test_a_shard_that_does_not_fit_its_description_is_named(clip: Make, write_store: Write) -> None:
-    folder, shard = damaged(clip, write_store)
-    pq.write_table(pq.read_table(shard).slice(0, 2), shard)
-    with pytest.raises(DataError, match=r"2 clips and 80 frames, but dataset\.json says 4 and 160"):
-        list(ClipStore(folder))
-    table = pq.read_table(shard)
-    pq.write_table(table.set_column(1, "num_frames", [[39, 41]]), shard)
-    with pytest.raises(DataError, match=r"clip 'clip0': column 'joints' has 1360 values, 1326 expected"):
-        list(ClipStore(folder))
-    pq.write_table(table.drop_columns(["joints"]), shard)
-    with pytest.raises(DataError, match=r"lacks the columns \['joints'\]"):
-        list(ClipStore(folder))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda info: info.update(format="x"), "not the description of a clip store"),
-        (lambda info: info.update(version=99), "version 99"),
-        (lambda info: info.pop("units"), "lacks units"),
-        (lambda info: info["shards"][0].update(file="../../evil.parquet"), "without folders"),
-        (lambda info: info["layout"].pop("parents"), "parents"),
-    ],
-)
-def test_a_damaged_description_is_refused(
-    clip: Make, write_store: Write, change: Callable[[dict], object], message: str
-) -> None:
-    folder, _ = damaged(clip, write_store)
-    info = json.loads((folder / "dataset.json").read_text())
-    change(info)
-    (folder / "dataset.json").write_text(json.dumps(info))
-    with pytest.raises(DataError, match=message):
-        ClipStore(folder)
-
-
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no clip store"):
-        ClipStore(tmp_path)
-    (tmp_path / "dataset.json").write_text('{"format": ')
-    with pytest.raises(DataError, match="no valid JSON"):
-        ClipStore(tmp_path)
-
-
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"tmor_fast\[train\]"):
@@ -384,6 +308,33 @@ def test_embeddings_round_trip(clip: Make, write_store: Write) -> None:
     assert again.embedding_metadata("other") == {}
     store.write_embeddings("org/model-1.5:text", np.ones((2, 4), np.float32))
     assert again.embeddings("org/model-1.5:text").shape == (2, 4)
+
+
+@pytest.mark.parametrize("replacement", [1, 2], ids=["rows", "notes"])
+def test_an_interrupted_write_leaves_no_notes_of_other_embeddings(
+    clip: Make, write_store: Write, monkeypatch: pytest.MonkeyPatch, replacement: int
+) -> None:
+    store = write_store([clip(0), clip(1)])
+    old, new = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    store.write_embeddings("t", old, {"fingerprint": "old"})
+    replace, done = os.replace, 0
+
+    def killed(source: object, target: object) -> None:
+        nonlocal done
+        done += 1
+        if done == replacement:
+            raise KeyboardInterrupt
+        replace(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_embeddings("t", new, {"fingerprint": "new"})
+    monkeypatch.setattr(os, "replace", replace)
+    kept = old if replacement == 1 else new
+    np.testing.assert_array_equal(store.embeddings("t"), kept)
+    assert store.embedding_metadata("t") == {}, "rows without notes are embedded again"
+    store.write_embeddings("t", new, {"fingerprint": "new"})
+    assert store.embedding_metadata("t")["fingerprint"] == "new"
 
 
 @pytest.mark.parametrize(

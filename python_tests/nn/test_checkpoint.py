@@ -12,9 +12,10 @@ import torch
 
 from tmor_fast.errors import DataError
 from tmor_fast.nn import checkpoint
-from tmor_fast.nn.checkpoint import load_model, save_model
+from tmor_fast.nn.checkpoint import load_classifier, load_model, save_classifier, save_model
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
+from tmor_fast.nn.unik import UNIK
 from tmor_fast.nn.unik_config import UNIKConfig
 
 TINY = UNIKConfig.preset("unik-micro", widths=(8, 16), strides=(1, 2), persons=1, dilation=(1, 2), init="thesis")
@@ -156,3 +157,24 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved: Path, monkeyp
         save_model(saved, build())
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_classifiers_have_files_of_their_own(tmp_path: Path, saved: Path):
+    torch.manual_seed(0)
+    encoder = UNIK(TINY)
+    with pytest.raises(ValueError, match="no classifier"):
+        save_classifier(tmp_path / "joint.pt", encoder)
+    encoder.reset_classifier(3)
+    save_classifier(tmp_path / "joint.pt", encoder, {"label_names": ["a", "b", "c"]})
+    loaded, metadata = load_classifier(tmp_path / "joint.pt")
+    assert metadata == {"label_names": ["a", "b", "c"]}
+    assert loaded.config.num_classes == 3
+    joints = torch.randn(2, 2, 8, 17, 1)
+    assert torch.equal(loaded(joints), encoder.eval()(joints))
+    # Each reader names the other where it is given the other's file.
+    with pytest.raises(DataError, match=r"read it with tmor_fast\.nn\.load_classifier"):
+        load_model(tmp_path / "joint.pt")
+    with pytest.raises(DataError, match=r"read it with tmor_fast\.nn\.load_model"):
+        load_classifier(saved)
+    with pytest.raises(FileNotFoundError, match="tmor finetune"):
+        load_classifier(tmp_path / "gone.pt")

@@ -207,7 +207,7 @@ def test_frame_features_average_to_clip_features() -> None:
 
 
 def test_empty_slot_has_one_feature_per_length() -> None:
-    """Spec 1.1: in eval mode an absent person gives the same feature in every clip."""
+    """In eval mode an absent person gives the same feature in every clip."""
     everyone, present = lively(small()).eval().double(), lively(small(person_average="present")).eval().double()
     joints = clips(4).double()
     joints[..., 1] = 0

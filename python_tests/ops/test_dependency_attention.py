@@ -19,7 +19,16 @@ BACKWARD = torch.ops.tmor_fast.dependency_attention_backward.default
 NAMES = ("x", "query_key_weight", "query_key_bias", "dependency", "value_weight", "value_bias")
 
 
-def literal(x: Tensor, qkw: Tensor, qkb: Tensor, dependency: Tensor, vw: Tensor, vb: Tensor, heads: int) -> Tensor:
+def literal(
+    x: Tensor,
+    qkw: Tensor,
+    qkb: Tensor,
+    dependency: Tensor,
+    vw: Tensor,
+    vb: Tensor,
+    heads: int,
+    divide_first: bool = False,
+) -> Tensor:
     """sum_h E_h x(D_h + A_h), one head after another, as the paper writes it."""
     frames, channels = x.shape[1], x.shape[3]
     size = qkw.shape[0] // (2 * heads)
@@ -27,7 +36,10 @@ def literal(x: Tensor, qkw: Tensor, qkb: Tensor, dependency: Tensor, vw: Tensor,
     for h in range(heads):
         rows, columns = slice(h * size, (h + 1) * size), slice((heads + h) * size, (heads + h + 1) * size)
         theta, phi = x @ qkw[rows].T + qkb[rows], x @ qkw[columns].T + qkb[columns]
-        attention = torch.softmax(torch.einsum("ntvc,ntwc->nvw", theta, phi) / (size * frames), dim=1)
+        if divide_first:
+            theta, phi = theta / (size * frames) ** 0.5, phi / (size * frames) ** 0.5
+        logits = torch.einsum("ntvc,ntwc->nvw", theta, phi)
+        attention = torch.softmax(logits if divide_first else logits / (size * frames), dim=1)
         mixed = torch.einsum("ntvc,nvw->ntwc", x, dependency[h] + attention)
         z = z + mixed @ vw[:, h * channels : (h + 1) * channels].T
     return z
@@ -135,23 +147,57 @@ def test_only_wanted_gradients_are_computed(wanted: tuple[int, ...]) -> None:
     assert [size > 0 for size in sizes] == needed
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(2, 16, 17, 8), (3, 33, 5, 16)])
-def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
-    tensors = arguments(shape, 16, 3, 4, dtype)
-    exact = [t.detach().double().requires_grad_() for t in tensors]
-    upstream = torch.randn(*shape[:3], 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    upstream = upstream.to(dtype)
+def errors_of(
+    tensors: list[Tensor], upstream: Tensor, heads: int, plain: Callable[..., Tensor] | None = None
+) -> dict[str, tuple[float, float]]:
+    """Relative errors of value and gradients against float64: ours and those of plain torch (default: `literal`)."""
 
     def results(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
         return [function(*inputs), *gradients(function, inputs, upstream)]
 
-    truth = results(lambda *t: literal(*t, 3), exact)
-    plain = results(lambda *t: literal(*t, 3), tensors)
-    ours = results(lambda *t: dependency_attention(*t, num_heads=3), tensors)
-    for name, a, b, c in zip(("out", *NAMES), ours, plain, truth, strict=True):
-        assert a.dtype == dtype
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    truth = results(lambda *t: literal(*t, heads), exact)
+    rough = results(plain or (lambda *t: literal(*t, heads)), tensors)
+    ours = results(lambda *t: dependency_attention(*t, num_heads=heads), tensors)
+    errors = {}
+    for name, a, b, c in zip(("out", *NAMES), ours, rough, truth, strict=True):
+        assert a.dtype == tensors[0].dtype
         error, allowed = (a.double() - c).norm() / c.norm(), (b.double() - c).norm() / c.norm()
+        errors[name] = error.item(), allowed.item()
+    return errors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 16, 17, 8), (3, 33, 5, 16)])
+def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    tensors = arguments(shape, 16, 3, 4, dtype)
+    upstream = torch.randn(*shape[:3], 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name, (error, allowed) in errors_of(tensors, upstream.to(dtype), 3).items():
+        assert error <= 2 * allowed, f"{name}: {error:.2e}, plain torch {allowed:.2e}"
+
+
+def test_long_aligned_clips_do_not_overflow_float16() -> None:
+    # Every theta and phi is near 2, so each logit is near 4, but the sum of Ce * T = 19,200 products is 76,800.
+    tensors = arguments((1, 300, 5, 8), 4, 1, 64)
+    with torch.no_grad():
+        tensors[0].copy_(1 + 0.1 * tensors[0])
+        tensors[1].copy_(0.25 + 0.01 * tensors[1])
+        tensors[2].mul_(0.01)
+    half = [t.detach().half().requires_grad_() for t in tensors]
+    assert not torch.isfinite(literal(*half, 1)).all(), "plain torch overflows"
+    upstream = torch.randn(1, 300, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).half()
+    # Plain torch with theta and phi divided by the root of Ce * T first is what the error is measured by.
+    errors = errors_of(half, upstream, 1, plain=lambda *t: literal(*t, 1, divide_first=True))
+    for name, (error, allowed) in errors.items():
+        assert error <= 2 * allowed, f"{name}: {error:.2e}, plain torch {allowed:.2e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_error_of_long_clips_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype) -> None:
+    tensors = arguments((2, 300, 5, 8), 4, 2, 64, dtype)
+    upstream = torch.randn(2, 300, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    errors = errors_of(tensors, upstream, 2)
+    for name, (error, allowed) in errors.items():
         assert error <= 2 * allowed, f"{name}: {error:.2e}, plain torch {allowed:.2e}"
 
 
@@ -197,6 +243,14 @@ def test_autocast_casts_inputs_and_returns_gradients_in_their_dtypes(compiled: b
     out.float().sum().backward()
     assert all(t.grad is not None and t.grad.dtype == torch.float32 for t in tensors)
     torch.testing.assert_close(out.float(), literal(*tensors, 2), rtol=0.05, atol=0.1)
+
+
+def test_meta_tensors_give_shapes() -> None:
+    tensors = [t.detach().to("meta").requires_grad_() for t in arguments((2, 3, 4, 2), 5, 2, 1, torch.float32)]
+    out = dependency_attention(*tensors, num_heads=2)
+    assert (out.shape, out.device.type, out.dtype) == ((2, 3, 4, 5), "meta", torch.float32)
+    out.sum().backward()
+    assert all(t.grad is not None and t.grad.shape == t.shape for t in tensors)
 
 
 def test_double_precision_is_kept_under_autocast() -> None:

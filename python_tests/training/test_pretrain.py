@@ -51,6 +51,10 @@ def options(config: PretrainConfig, **values: Any) -> PretrainConfig:
     return replace(config, options=replace(config.options, **values))
 
 
+# The radius of the first clustering is kept, so it is part of what a resumed run must know.
+LONGER = options(epochs(TINY, 3, 2), eps=None)
+
+
 @pytest.fixture(scope="module")
 def data(packed: PackedClips) -> PretrainData:
     """An easy set: teachers that tell the four actions apart."""
@@ -103,7 +107,7 @@ def learned(data: PretrainData, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def unbroken(half: PretrainData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that interrupted ones are compared with."""
     out = tmp_path_factory.mktemp("unbroken")
-    run(half, out, epochs(TINY, 3, 2))
+    run(half, out, LONGER)
     return out
 
 
@@ -187,16 +191,15 @@ def stop(monkeypatch: pytest.MonkeyPatch, stage: int, epoch: int) -> None:
 def test_an_interrupted_run_resumes_to_the_same_result(
     stage: int, epoch: int, half: PretrainData, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = epochs(TINY, 3, 2)
     with monkeypatch.context() as patch:
         stop(patch, stage, epoch)
         with pytest.raises(ConnectionAbortedError):
-            run(half, tmp_path, config)
+            run(half, tmp_path, LONGER)
     assert not (tmp_path / "model.pt").exists()
     # Another process would not have this one's random state.
     torch.manual_seed(12345)
     checkpoint = tmp_path / f"stage{stage}" / "checkpoints" / f"epoch-{epoch - 1:04d}.ckpt"
-    run(half, tmp_path, config, resume=checkpoint)
+    run(half, tmp_path, LONGER, resume=checkpoint)
     assert_same(load_model(tmp_path / "model.pt")[0].state_dict(), load_model(unbroken / "model.pt")[0].state_dict())
     # Banks, clusters, eps, key encoder and step counter too.
     for number in range(stage, 3):
@@ -208,9 +211,9 @@ def test_an_interrupted_run_resumes_to_the_same_result(
         assert expected <= kept <= expected | {checkpoint.name}
     # The epochs before the break are still on record.
     with (tmp_path / f"stage{stage}" / "log" / "metrics_1.csv").open() as file:
-        before = [float(row["loss"]) for row in csv.DictReader(file)]
-    after = [row["loss"] for row in metrics(tmp_path, stage)]
-    assert before + after == [row["loss"] for row in metrics(unbroken, stage)]
+        before = [(float(row["loss"]), float(row["eps"])) for row in csv.DictReader(file)]
+    after, whole = ([(row["loss"], row["eps"]) for row in metrics(out, stage)] for out in (tmp_path, unbroken))
+    assert before + after == whole
 
 
 def test_a_checkpoint_from_elsewhere_is_refused(half: PretrainData, unbroken: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from tmor_fast.cli.checkpoint import augmentation_of, open_model
 from tmor_fast.cli.pretrain import ConfigFile, Overrides
 
 if TYPE_CHECKING:
@@ -60,18 +61,17 @@ def _open(store: Path, checkpoint: Path | None, config: Config) -> tuple[Config,
     """The store prepared as the checkpoint was trained, and its encoder."""
     from tmor_fast.data.prepare import prepare
     from tmor_fast.data.store import ClipStore
-    from tmor_fast.nn.checkpoint import load_model
     from tmor_fast.training.config import ProbeConfig
 
     backbone = None
     if checkpoint is not None:
-        model, metadata = load_model(checkpoint)
+        model, metadata = open_model(checkpoint)
         backbone = model.backbone
         own = {name: metadata[name] for name in ("layout", "normalisation")}
         if isinstance(config, ProbeConfig):
             # Frozen features are those of the stream that was pre-trained; fine-tuning adapts to either.
             own["stream"] = metadata["stream"]
-        seen = {name: metadata[name] for name in ("frames", "view_yaw_degrees")}
+        seen = augmentation_of(metadata)
         config = dataclasses.replace(config, augmentation=dataclasses.replace(config.augmentation, **seen), **own)
     packed = prepare(
         ClipStore(store), layout=config.layout, normalisation=config.normalisation,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tmor_fast.cli.checkpoint import augmentation_of, open_model
+
 
 def zeroshot(
     checkpoint: Annotated[Path, typer.Argument(help="model.pt of a pre-training run with stage 2.")],
@@ -24,13 +26,12 @@ def zeroshot(
     from tmor_fast.data.prepare import prepare
     from tmor_fast.data.store import ClipStore
     from tmor_fast.evaluation.saving import save_json
-    from tmor_fast.nn.checkpoint import load_model
     from tmor_fast.teachers import get_teacher
     from tmor_fast.training.config import AugmentationConfig
     from tmor_fast.training.datasets import action_text, embed_videos
     from tmor_fast.training.zero_shot import zero_shot
 
-    model, metadata = load_model(checkpoint)
+    model, metadata = open_model(checkpoint)
     if metadata["stage"] < 2:
         raise ValueError(f"{checkpoint} ended with stage 1 and has seen no text; zero-shot needs stage 2")
     opened = ClipStore(store)
@@ -49,7 +50,7 @@ def zeroshot(
         packed,
         get_teacher(metadata["text_teacher"]),
         names,
-        augmentation=AugmentationConfig(frames=metadata["frames"], view_yaw_degrees=metadata["view_yaw_degrees"]),
+        augmentation=AugmentationConfig(**augmentation_of(metadata)),
         video=teachers[0] if teachers else None,
         views=views,
     )

@@ -21,7 +21,9 @@ def check_metric(metric: str) -> None:
 
 
 class Distances:
-    """Squared distances of `points` in float64, in blocks of O(n) memory.
+    """Squared distances of `points` in float64, block by block.
+
+    Memory: O(n * d) for float64 copies of the points, and beyond them O(n) or 32 MB, whichever is more, for a block.
 
     Args:
         points: (n, d) finite floats.

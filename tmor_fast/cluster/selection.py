@@ -25,7 +25,10 @@ def k_distance(
 ) -> Any:
     """Distance from each point to its k-th nearest other point, in ascending order: the k-distance curve.
 
-    With `k = min_samples - 1` a value is the smallest eps for which its point is a core point.
+    With `k = min_samples - 1` a value is the smallest eps for which its point is a core point: DBSCAN's `min_samples`,
+    here as in scikit-learn, counts the point itself, so the (min_samples - 1)-th nearest other point is the
+    min_samples-th neighbour, at distance 0 from itself the point being the first. It is the same value that a search
+    among all points gives at k = min_samples (`sklearn.neighbors.NearestNeighbors(min_samples).kneighbors(points)`).
 
     Args:
         points: (n, d) array or tensor.
@@ -69,7 +72,7 @@ def suggest_eps(
 
     Args:
         points: (n, d) array or tensor, n at least 2.
-        min_samples: as for DBSCAN; at least 1 and at most n.
+        min_samples: as for DBSCAN, the point itself included; at least 1 and at most n.
         metric: "euclidean" or "cosine".
         sample, seed: as for `k_distance`.
 

@@ -34,7 +34,9 @@ def verify(
     sample_weight: ArrayLike | None = None,
     strict: bool = False,
 ) -> Verdict:
-    """Check that `labels` are a DBSCAN clustering of `points`, in O(n) memory and O(n^2) time.
+    """Check that `labels` are a DBSCAN clustering of `points`.
+
+    Takes O(n^2 * d) time and O(n * d) memory for float64 copies of the points, O(n) beyond them.
 
     Valid is every labelling that DBSCAN's definition allows: any numbering of the clusters, and a border point in any
     cluster whose core points reach it.

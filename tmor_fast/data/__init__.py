@@ -18,6 +18,7 @@ from tmor_fast.data.augment import (
     random_move,
     random_rotation,
     random_scale,
+    random_shift,
     rotate2d,
     rotate3d,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "random_move",
     "random_rotation",
     "random_scale",
+    "random_shift",
     "register_conversion",
     "register_layout",
     "rotate2d",

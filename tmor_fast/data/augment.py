@@ -1,7 +1,7 @@
 """Augmentations of whole batches (N, C, T, V, M), on the batch's device, reproducible from a `torch.Generator`.
 
-2D has x right and y down, 3D x right, y up and z towards the viewer. A person slot that is all zero stays all zero,
-except under `random_move`, which moves padding too, as released.
+2D has x right and y down, 3D x right, y up and z towards the viewer. A person slot that is all zero (nobody) stays all
+zero. So does a frame of a person that is all zero (padding), except under `random_move`, which moves it, as released.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ def _per_clip(value: Tensor, joints: Tensor, tail: tuple[int, ...] = ()) -> Tens
     if value.shape != (len(joints), *tail):
         raise ValueError(f"need one row a clip, {(len(joints), *tail)}, got {tuple(value.shape)}")
     return value.to(joints.device)
+
+
+def _present(joints: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Where anything of the joints is not zero along `dims`: bool, with size 1 along them."""
+    return joints.ne(0).any(dim=dims, keepdim=True)
 
 
 def draw_views(
@@ -156,7 +161,8 @@ def random_move(joints: Tensor, generator: torch.Generator | None = None) -> Ten
     """A slowly changing rotation, scaling and shift of x and y (the released UNIK feeder's `random_move`).
 
     Angle, scale and shift are picked at the first and at the last frame and change linearly between; all persons of a
-    clip move together; frames of zeros move too; z stays.
+    clip move together; frames of zeros of somebody who is there move too; z stays. Unlike the released one, it leaves
+    the slots of nobody zero, so that they do not count as persons afterwards.
 
     Args:
         joints: (N, 2 or 3, T, V, M), normalised units.
@@ -180,6 +186,7 @@ def random_move(joints: Tensor, generator: torch.Generator | None = None) -> Ten
     cos, sin = angle.cos() * scale, angle.sin() * scale
     x, y = joints[:, 0], joints[:, 1]
     moved = torch.stack((x * cos - y * sin + shift_x, x * sin + y * cos + shift_y), dim=1)
+    moved = moved * _present(joints, (1, 2, 3))
     return moved if joints.shape[1] == 2 else torch.cat((moved, joints[:, 2:]), dim=1)
 
 
@@ -235,9 +242,29 @@ def jitter(joints: Tensor, sigma: float, generator: torch.Generator | None = Non
     _require(joints, (2, 3))
     if sigma < 0:
         raise ValueError(f"sigma must be at least 0, got {sigma}")
-    present = joints.ne(0).any(dim=3, keepdim=True).any(dim=1, keepdim=True)
     noise = normal(joints.shape, generator=generator, device=joints.device).to(joints.dtype)
-    return joints + noise * sigma * present
+    return joints + noise * sigma * _present(joints, (1, 3))
+
+
+def random_shift(joints: Tensor, sigma: float, generator: torch.Generator | None = None) -> Tensor:
+    """Move each clip as a whole by a normally distributed offset, the same for all its persons and frames.
+
+    Args:
+        joints: (N, 2 or 3, T, V, M).
+        sigma: standard deviation of the offset along each axis in the units of `joints`, at least 0.
+        generator: source of randomness; None is torch's default.
+
+    Returns:
+        Same shape as `joints`; frames of a person that are all zero stay so, and with them the slots of nobody.
+
+    Raises:
+        ValueError: `sigma` is negative or a shape does not fit.
+    """
+    _require(joints, (2, 3))
+    if sigma < 0:
+        raise ValueError(f"sigma must be at least 0, got {sigma}")
+    offset = normal((*joints.shape[:2], 1, 1, 1), generator=generator, device=joints.device).to(joints.dtype)
+    return joints + offset * sigma * _present(joints, (1, 3))
 
 
 def random_scale(

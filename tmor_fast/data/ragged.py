@@ -192,17 +192,20 @@ class ClipBatch:
             ("frames", self.lengths, 1, len(self.joints)),
             ("persons", self.persons, 1, self.joints.shape[1]),
         ):
-            wrong = np.flatnonzero((array < low) | (array > high))
+            wrong = np.flatnonzero(~((array >= low) & (array <= high)))  # so that NaN, a null of Parquet, is wrong too
             if len(wrong):
                 clip = int(wrong[0])
                 raise DataError(f"clip {self.clip_id[clip]!r}: {name} {array[clip]} is outside {low} to {high}")
         if self.frame_label is not None and len(self.frame_label):
             self._check_frame_labels(num_labels)
-        for clip, (split, fps) in enumerate(zip(self.columns["split"], self.columns["fps"], strict=True)):
-            if split not in SPLITS or not 0 < fps < np.inf:
-                raise DataError(
-                    f"clip {self.clip_id[clip]!r}: split {split!r} must be 'train', 'test' or '' and fps {fps} positive"
-                )
+        split, fps = self.columns["split"], self.columns["fps"]
+        wrong = np.flatnonzero(~(np.isin(split.astype(object), SPLITS) & (fps > 0) & (fps < np.inf)))
+        if len(wrong):
+            clip = int(wrong[0])
+            raise DataError(
+                f"clip {self.clip_id[clip]!r}: split {split[clip]!r} must be 'train', 'test' or '' and fps {fps[clip]} "
+                "positive"
+            )
         check_finite(self.joints, self.valid, self.locate, layout.joint_names)
 
     def _check_shapes(self) -> None:

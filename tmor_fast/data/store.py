@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -21,6 +21,9 @@ from tmor_fast.data.ragged import ClipBatch
 from tmor_fast.data.shards import column_array, from_table, import_pyarrow, open_shard, read_table
 from tmor_fast.data.store_writer import FORMAT, VERSION, ClipStoreWriter
 from tmor_fast.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["ClipStore", "ClipStoreWriter"]
 
@@ -100,13 +103,14 @@ class ClipStore:
         return int(self._info["max_persons"])
 
     def batches(self) -> Iterator[ClipBatch]:
-        """The clips shard by shard, in flat arrays.
+        """The clips shard by shard, in flat arrays, their values checked.
 
         Raises:
-            DataError: a shard is truncated, corrupt or does not hold what dataset.json says.
+            DataError: a shard is truncated, corrupt or does not hold what dataset.json says, or a value is out of its
+                range (a valid joint that is not finite, a label that has no name); the message names file and clip.
         """
         for number, path in enumerate(self._shards):
-            batch = from_table(read_table(path), self._layout.num_joints, self.channels, path)
+            batch = self._checked(read_table(path), path)
             expected = self._info["shards"][number]
             if len(batch) != expected["clips"] or len(batch.joints) != expected["frames"]:
                 raise DataError(
@@ -145,10 +149,18 @@ class ClipStore:
                 first += count
             else:
                 raise DataError(f"{path}: has {first} clips, fewer than dataset.json says; copy the store again")
-        table = read_table(path, row_group=group)
-        batch = from_table(table, self._layout.num_joints, self.channels, path)
+        batch = self._checked(read_table(path, row_group=group), path)
         self._cached = ((shard, first), count, batch)
         return first, batch
+
+    def _checked(self, table: pa.Table, path: Path) -> ClipBatch:
+        """The clips of a table: others than the writer may have made the file, so their values are not trusted."""
+        batch = from_table(table, self._layout.num_joints, self.channels, path)
+        try:
+            batch.check(self._layout, self.channels, len(self._info["label_names"]))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        return batch
 
     def column(self, name: str) -> list[str] | np.ndarray:
         """One column of all clips without reading joints.
@@ -207,6 +219,9 @@ class ClipStore:
     def write_embeddings(self, teacher: str, array: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:
         """Keep embeddings of every clip, replacing older ones of that teacher.
 
+        Interrupted at any point, the notes that are found belong to the rows that are found; there may be rows without
+        notes, never notes of other rows.
+
         Args:
             teacher: name of the teacher.
             array: (n, D) float16 or float32, row i for clip i; an all-zero row says that clip i has none.
@@ -226,10 +241,13 @@ class ClipStore:
             raise ValueError(f"the embedding of clip {row} is not finite")
         path = self._embedding_file(teacher)
         notes = {"teacher": teacher, "clips": len(array), "dim": array.shape[1], **(metadata or {})}
-        with new_file(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(notes, indent=1) + "\n"
+        described = path.with_suffix(".json")
+        described.unlink(missing_ok=True)
         with new_file(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, array, allow_pickle=False)
+        with new_file(described) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

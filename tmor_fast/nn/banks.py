@@ -1,7 +1,8 @@
 """Embedding banks: where the keys of a contrastive loss wait between steps.
 
 `SampleBank` keeps one row a sample, so that a row's cluster is known; `FIFOQueue` is MoCo's queue; `FeatureBank` holds
-frozen teacher features and projects them when asked, so its projections are never stale (open question 7).
+frozen teacher features and projects them when asked, so its projections are never stale. T-MOR's choice of bank is in
+`tmor options`, row 7.
 
 All are modules whose storage lives in buffers: they move with `.to(device)`, are saved by `state_dict` and load with
 `weights_only=True`. `.half()`, `.float()` and `.to(dtype)` of a model leave their storage dtype alone. Under

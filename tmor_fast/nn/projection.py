@@ -35,7 +35,7 @@ class ProjectionHead(nn.Module):
 
     `layers` counts linear layers: 2 is in_dim -> hidden_dim -> out_dim, 1 is a linear map, 0 the identity (out_dim is
     then in_dim). T-MOR's default is 256 -> 256 -> 128 for motion and D -> D -> 128 for a teacher of dimension D
-    (open question 9 of `TMOROptions`).
+    (see `tmor options`, row 9).
 
     Args:
         in_dim: dimension of the embeddings.

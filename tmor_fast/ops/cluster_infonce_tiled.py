@@ -16,6 +16,7 @@ two attentions whose values are the keys.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -66,10 +67,15 @@ class _OnlineSoftmax:
         return self.weighted / torch.where(self.total > 0, self.total, 1)
 
 
+def _tile_starts(queries: int, keys: int) -> range:
+    """First key of every tile."""
+    return range(0, keys, min(max(TILE_ELEMENTS // max(queries, 1), MIN_TILE), MAX_TILE))
+
+
 def _tiles(query: Tensor, keys: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    step = min(max(TILE_ELEMENTS // max(query.shape[0], 1), MIN_TILE), MAX_TILE)
-    for start in range(0, keys.shape[0], step):
-        columns = slice(start, min(start + step, keys.shape[0]))
+    starts = _tile_starts(query.shape[0], keys.shape[0])
+    for start in starts:
+        columns = slice(start, min(start + starts.step, keys.shape[0]))
         yield columns, keys[columns].to(dtype)
 
 
@@ -88,6 +94,17 @@ def _listed(scaled: Tensor, keys: Tensor, rows: Rows, chosen: Tensor) -> tuple[T
     if rows.key_log_weight is not None:
         logits = logits + rows.key_log_weight[index].to(scaled.dtype)
     return logits.masked_fill(chosen < 0, -torch.inf), values
+
+
+def _listed_pairs(chosen: Tensor, derivative: Tensor, starts: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For every tile, its listed pairs: query, key within the tile, and the derivative by their logit."""
+    key, order = chosen.flatten().sort()
+    query, derivative = order // chosen.shape[1], derivative.flatten()[order]
+    # Entries of -1, no row, sort before the first tile.
+    edges = torch.tensor([*starts, starts.stop], device=chosen.device)
+    for start, pair in zip(starts, itertools.pairwise(torch.searchsorted(key, edges).tolist()), strict=True):
+        pairs = slice(*pair)
+        yield query[pairs], key[pairs] - start, derivative[pairs]
 
 
 class _Positives:
@@ -200,13 +217,22 @@ def tiled_key_gradient(
     chosen: Tensor | None,
     statistics: Tensor,
 ) -> Tensor:
-    """Gradient of the keys (N, d) in the accumulation dtype; a second pass over the tiles."""
+    """Gradient of the keys (N, d) in the accumulation dtype; a second pass over the tiles.
+
+    All queries that drew a key meet in the matrix product of its tile, not in atomic additions, so the result is the
+    same in every run, also on CUDA. A query lists a key at most once, as `draw_positives` draws them.
+    """
     dtype = statistics.dtype
     temperature = temperature.to(dtype)
     scaled = query.to(dtype) / temperature
     upstream = grad.to(dtype)[:, None] * scaled
     denominator_log, positive_log, softmax_share, plain_share = statistics[:, :, None]
     result = torch.empty(keys.shape, dtype=dtype, device=keys.device)
+    pairs: Iterator[tuple[Tensor, Tensor, Tensor]] | None = None
+    if chosen is not None and chosen.shape[1]:
+        logits, _ = _listed(scaled, keys, rows, chosen)
+        by_logit = softmax_share * torch.exp(logits - positive_log) - plain_share
+        pairs = _listed_pairs(chosen, by_logit, _tile_starts(query.shape[0], keys.shape[0]))
     for columns, tile in _tiles(query, keys, dtype):
         logits = _logits(scaled, tile, rows, columns)
         same_cluster, is_negative = rows.pairs(columns)
@@ -214,11 +240,8 @@ def tiled_key_gradient(
         if chosen is None and bool(same_cluster.any()):
             aligned = softmax_share * torch.exp(logits.masked_fill_(~same_cluster, -torch.inf) - positive_log)
             derivative += torch.where(same_cluster, aligned - plain_share, 0)
+        if pairs is not None:
+            listed_query, listed_key, by_logit = next(pairs)
+            derivative[listed_query, listed_key] = by_logit  # 0 so far: a row of the query's cluster is no negative
         torch.mm(derivative.T, upstream, out=result[columns])
-    if chosen is not None and chosen.shape[1]:
-        logits, _ = _listed(scaled, keys, rows, chosen)
-        derivative = softmax_share * torch.exp(logits - positive_log) - plain_share
-        which = chosen >= 0
-        query_index = torch.arange(query.shape[0], device=query.device)[:, None].expand_as(chosen)[which]
-        result.index_add_(0, chosen[which], derivative[which][:, None] * upstream[query_index])
     return result

@@ -5,6 +5,9 @@ neighbours, itself included (or that much weight). Clusters are the connected co
 their first core point; a border point takes the smallest cluster that reaches it; the rest is noise (-1). These are the
 labels of `sklearn.cluster.DBSCAN(metric="precomputed")` on the float64 distances.
 
+Memory: O(n * d) for copies of the points (packed in float32 for "cpu", in float64 for "reference" and, scaled, for
+cosine), O(n) beyond them. Neighbours are never stored.
+
 Ester, Kriegel, Sander, Xu: A density-based algorithm for discovering clusters, KDD 1996.
 
 The float64 distance, on which all backends agree to the last bit:

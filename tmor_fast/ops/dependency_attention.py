@@ -6,12 +6,14 @@ For head h of H, with `Ce` embedding channels (UNIK Eq. 3.9 and 3.11 of the thes
     A_h[v, w] = softmax over v of  sum_{t,c} theta_h[t, v, c] phi_h[t, w, c] / (Ce * T)     (N, V, V)
     z[t, w] = sum_h E_h ( sum_v x[t, v] (D_h + A_h)[v, w] ) + b                             (N, T, V, Cout)
 
-`D` is the learned dependency matrix. Everything stays channels-last; the attention is recomputed in the backward pass,
-so only the inputs are kept.
+`D` is the learned dependency matrix. theta and phi are kept scaled by `_embedding_scale`, so that their product is of
+the size of the logits: the plain sum over Ce * T terms would overflow float16. Everything stays channels-last; the
+attention is recomputed in the backward pass, so only the inputs are kept.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -77,7 +79,8 @@ def dependency_attention(
     """
     arguments: tuple[Tensor, ...] = (x, query_key_weight, query_key_bias, dependency, value_weight, value_bias)
     _check_tensors(arguments)
-    if torch.is_autocast_enabled(x.device.type):
+    # Devices without autocast, such as "meta", raise when asked whether it is on.
+    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         # Float64 keeps its precision, as in torch's own autocast ops.
         if x.dtype != torch.float64:
@@ -129,20 +132,27 @@ def _check_shapes(arguments: tuple[Tensor, ...], num_heads: int) -> None:
             )
 
 
+def _embedding_scale(terms: int) -> float:
+    """About 1 / sqrt(terms), as a power of two: scaling by it rounds nothing."""
+    return 2.0 ** -round(math.log2(terms) / 2)
+
+
 def _attention(x: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """theta and phi (N, 2, H, Ce*T, V) and the attention (N, H, V, V), its columns summing to 1.
+    """theta and phi (N, 2, H, Ce*T, V), both scaled, and the attention (N, H, V, V), its columns summing to 1.
 
     One GEMM per clip writes both embeddings channels first, (2*H*Ce, T*V): the sum over (c, t) is then a plain batched
     matmul on views, with no permuted copy.
     """
     clips, frames, joints, channels = x.shape
     rows = weight.shape[0]
-    flat = x.view(clips, frames * joints, channels)
-    embedding = torch.baddbmm(bias[:, None], weight.expand(clips, rows, channels), flat.transpose(1, 2))
-    embedding = embedding.view(clips, 2, num_heads, rows // (2 * num_heads) * frames, joints)
+    terms = rows // (2 * num_heads) * frames
+    scale = _embedding_scale(terms)
+    flat, wide = x.view(clips, frames * joints, channels), weight.expand(clips, rows, channels)
+    embedding = torch.baddbmm(bias[:, None], wide, flat.transpose(1, 2), beta=scale, alpha=scale)
+    embedding = embedding.view(clips, 2, num_heads, terms, joints)
     logits = embedding[:, 0].transpose(-1, -2) @ embedding[:, 1]
     accumulate = torch.promote_types(x.dtype, torch.float32)
-    return embedding, torch.softmax(logits.to(accumulate) / embedding.shape[3], dim=-2)
+    return embedding, torch.softmax(logits.to(accumulate) / (terms * scale**2), dim=-2)
 
 
 def _mixing(attention: Tensor, dependency: Tensor, dtype: torch.dtype) -> Tensor:
@@ -214,8 +224,10 @@ def reference_backward(
     ddependency = dmatrix.sum(0).to(x.dtype) if needed[3] else x.new_empty(0)
     dweight, dbias = x.new_empty(0), x.new_empty(0)
     if needed[0] or needed[1] or needed[2]:
-        dlogits = attention * (dmatrix - (attention * dmatrix).sum(-2, keepdim=True)) / embedding.shape[3]
-        dlogits = dlogits.to(x.dtype)
+        # One scale of dlogits / (Ce T) = dlogits * scale**2 / (terms * scale**2) is in the embeddings already.
+        terms = embedding.shape[3]
+        dlogits = attention * (dmatrix - (attention * dmatrix).sum(-2, keepdim=True))
+        dlogits = (dlogits / (terms * _embedding_scale(terms))).to(x.dtype)
         # theta times dlogits is the gradient of phi and the other way round, so the halves come out swapped;
         # swapping the weights instead of the embeddings spares a copy of the latter.
         both = torch.stack((dlogits, dlogits.transpose(-1, -2)), dim=1)

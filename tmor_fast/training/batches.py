@@ -103,11 +103,9 @@ class ClipBatches:
             drawn = torch.rand(len(joints), generator=generator) < a.mirror
             joints = augment.mirror(joints, self.packed.layout, (drawn & self._sideless[index.cpu()]).to(joints.device))
         if a.scale:
-            factor = 1 + a.scale * (2 * torch.rand(len(joints), 1, 1, 1, 1, generator=generator) - 1)
-            joints = joints * factor.to(joints.device)
+            joints = augment.random_scale(joints, 1 - a.scale, 1 + a.scale, generator)
         if a.shift:
-            offset = a.shift * torch.randn(len(joints), self.channels, 1, 1, 1, generator=generator)
-            joints = joints + offset.to(joints.device)
+            joints = augment.random_shift(joints, a.shift, generator)
         if a.random_move and self.channels == 2:
             joints = augment.random_move(joints, generator)
         if a.jitter:

@@ -170,6 +170,7 @@ def finetune(
                 "layout": packed.layout.name,
                 "normalisation": config.normalisation,
                 "frames": config.augmentation.frames,
+                "sampling": config.augmentation.sampling,
                 "stream": stream,
             }
             save_classifier(folder / f"{stream}.pt", encoder.cpu(), metadata)

@@ -217,6 +217,7 @@ def _metadata(packed: PackedClips, texts: list[str], config: PretrainConfig, sta
         "layout": packed.layout.name,
         "normalisation": config.normalisation,
         "frames": config.augmentation.frames,
+        "sampling": config.augmentation.sampling,
         "persons": config.backbone.persons,
         "held_out": list(config.held_out),
         "view_yaw_degrees": config.augmentation.view_yaw_degrees,
