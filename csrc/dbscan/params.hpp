@@ -36,7 +36,7 @@ struct Interrupted : std::runtime_error {
   Interrupted() : std::runtime_error("interrupted") {}
 };
 
-// Exact. Memory: O(n * dimensions) for a packed float32 copy of the points, O(n) beyond it; neighbours are never stored.
+// Exact. Neighbours are never stored: O(n * dimensions) memory for a packed float32 copy of the points, O(n) beyond it.
 void run_cpu(const Params& params);
 
 }  // namespace tmor::dbscan

@@ -40,6 +40,16 @@ def test_k_distance_equals_brute_force_in_small_blocks(k: int, monkeypatch: pyte
     np.testing.assert_allclose(k_distance(points, k), brute_k_distance(points, k), rtol=1e-12)
 
 
+@pytest.mark.parametrize("min_samples", [2, 4, 9])
+def test_k_of_min_samples_less_one_is_scikit_learns_min_samples(min_samples: int) -> None:
+    sklearn_neighbors = pytest.importorskip("sklearn.neighbors")
+    points, _ = blobs(n=200)
+    search = sklearn_neighbors.NearestNeighbors(n_neighbors=min_samples, algorithm="kd_tree").fit(points)
+    distance, index = search.kneighbors(points)
+    assert (index[:, 0] == np.arange(200)).all(), "a point given as a query is its own first neighbour"
+    np.testing.assert_allclose(k_distance(points, min_samples - 1), np.sort(distance[:, -1]), rtol=1e-12)
+
+
 def test_k_distance_of_near_duplicates_is_exact() -> None:
     points = np.random.default_rng(1).normal(size=(50, 8))
     twins = np.concatenate([points, points + 1e-12])
