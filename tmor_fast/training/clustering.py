@@ -36,7 +36,7 @@ class Clustering:
 
 
 def cluster_embeddings(embeddings: Tensor, options: TMOROptions, eps: float | None) -> Clustering:
-    """DBSCAN by cosine distance with the options' settings (open questions 10 to 14).
+    """DBSCAN by cosine distance with the options' settings (`tmor options`, rows 10 to 14).
 
     Unless the options set eps, it is that of the first clustering, and at first the knee of the k-distance curve. It is
     lowered step by step while one cluster holds more than `max_cluster_share` of the samples: embeddings draw together

@@ -47,7 +47,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """How clips become network input (open question 18). At test time only `frames` counts.
+    """How clips become network input (`tmor options`, row 18). At test time only `frames` counts.
 
     Args:
         frames: T, frames of a network input.
@@ -98,7 +98,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Optimiser and schedule (open question 20). The rate is `rate * batch_size / 256` if `scale_rate`.
+    """Optimiser and schedule (row 20). The rate is `rate * batch_size / 256` if `scale_rate`.
 
     Args:
         name: "sgd" (Nesterov momentum 0.9) or "adamw".

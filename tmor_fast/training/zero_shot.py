@@ -28,7 +28,7 @@ class ZeroShotResult:
         reports: metrics for "motion" and, with a video teacher, "motion+video".
         actions: the names that competed.
         chance: accuracy of guessing.
-        metric: what to name first: "top1", "mean_per_class" or "both" (open question 24).
+        metric: what to name first: "top1", "mean_per_class" or "both" (`tmor options`, row 24).
     """
 
     reports: dict[str, ClassificationReport]
