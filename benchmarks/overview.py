@@ -62,7 +62,7 @@ def bars() -> list[tuple[str, float, str]]:
         ("Penn, linear probe, random backbone", probe["random"]["top1"], LEFT),
         ("Penn, 5 % of labels, T-MOR", few["T-MOR 5%"]["mean"], RIGHT),
         ("Penn, 5 % of labels, from scratch", scratch["scratch 5%"]["mean"], LEFT),
-        ("Bandai, zero-shot, unseen actions", zero["motion"]["top1"], RIGHT),
+        ("Bandai, zero-shot, unseen actions", zero["motion, names"]["top1"], RIGHT),
         ("Bandai, zero-shot, chance", zero["chance"], LEFT),
     ]
     return rows[::-1]
