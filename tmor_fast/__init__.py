@@ -1,7 +1,7 @@
 """T-MOR: learn human actions from skeletons.
 
 Subpackages (imported on first use): `ops` (kernels), `nn` (UNIK, heads, losses), `cluster` (DBSCAN), `data` (clips),
-`teachers` (frozen encoders), `training`, `evaluation`, `report`, `cli`.
+`teachers` (frozen encoders), `training`, `evaluation`, `cli`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("cli", "cluster", "data", "evaluation", "nn", "ops", "report", "teachers", "training")
+_SUBPACKAGES = ("cli", "cluster", "data", "evaluation", "nn", "ops", "teachers", "training")
 
 __all__ = ["__version__", "build_config"]
 
