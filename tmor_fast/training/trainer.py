@@ -78,6 +78,7 @@ def _keep_metrics(log: Path) -> None:
 def _quieten() -> None:
     # Clips are gathered on the device in one step, so loader workers would only cost time.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*Experiment logs directory.*exists and is not empty.*")
