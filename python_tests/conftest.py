@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Test tensors are tiny: a second thread costs more than it brings. Tests of threading set their own number.
+    torch.set_num_threads(1)
     source = ROOT / "tmor_fast"
     if Path(tmor_fast.__file__).resolve().parent == source and not os.environ.get("TMOR_TEST_SOURCE"):
         raise pytest.UsageError(

@@ -46,6 +46,12 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, T, V) to (B, C', ceil(T / stride), V)."""
+        if self.conv.kernel_size == (1, 1) and self.conv.stride[0] > 1:
+            # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on small channels-last input
+            # (torch 2.13, two threads); dropping the frames first is the same map.
+            x = x[:, :, :: self.conv.stride[0]].contiguous(memory_format=torch.channels_last)
+            thinned: Tensor = self.norm(F.conv2d(x, self.conv.weight, self.conv.bias))
+            return thinned
         out: Tensor = self.norm(self.conv(x))
         return out
 
