@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,6 +300,14 @@ def to_yaml(config: Any) -> str:
     import yaml
 
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def save_config(folder: Path, config: Any) -> None:
+    """Write `config.yaml` to a run folder, under a temporary name first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".config.{os.getpid()}.tmp"
+    temporary.write_text(to_yaml(config))
+    os.replace(temporary, folder / "config.yaml")
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from tmor_fast.evaluation.saving import save_json
 from tmor_fast.nn.checkpoint import save_classifier
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.training.batches import ClipBatches, shuffled_loader
-from tmor_fast.training.config import FinetuneConfig, to_yaml
+from tmor_fast.training.config import FinetuneConfig, save_config
 from tmor_fast.training.optimiser import build_optimiser
 from tmor_fast.training.trainer import build_trainer
 
@@ -147,8 +147,7 @@ def finetune(
     split = labelled_split(packed, config.protocol, config.share, config.few_shot, config.seed)
     folder = None if out is None else Path(out)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(to_yaml(config))
+        save_config(folder, config)
         save_json(folder / "train_clips.json", [packed.clip_ids[i] for i in split.train.tolist()])
     scores: dict[str, Tensor] = {}
     for stream in config.streams:

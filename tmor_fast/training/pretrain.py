@@ -18,7 +18,7 @@ from tmor_fast.nn.objective import Objective
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.training.batches import ClipBatches, shuffled_loader
 from tmor_fast.training.clustering import Clustering, cluster_embeddings
-from tmor_fast.training.config import PretrainConfig, to_yaml
+from tmor_fast.training.config import PretrainConfig, save_config
 from tmor_fast.training.datasets import PretrainData, action_text, load_pretrain_data
 from tmor_fast.training.features import embed_in_batches
 from tmor_fast.training.optimiser import build_optimiser
@@ -180,8 +180,7 @@ def pretrain_on(
             "and leave at least one data set out of 'unlabelled'"
         )
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(to_yaml(config))
+    save_config(out, config)
     L.seed_everything(config.seed, verbose=False)
     objective = build_objective(data, config)
     batches = ClipBatches(
