@@ -22,9 +22,17 @@ from tmor_fast.data.augment import (
     rotate2d,
     rotate3d,
 )
+from tmor_fast.data.check.paths import check_path
 from tmor_fast.data.clip import Clip
 from tmor_fast.data.conversion import conversions, convert_joints, register_conversion, to_unik17
-from tmor_fast.data.importers import import_npz, import_penn
+from tmor_fast.data.importers import (
+    import_bandai,
+    import_cmu,
+    import_npz,
+    import_penn,
+    import_pyskl,
+    import_unik,
+)
 from tmor_fast.data.layout import LAYOUTS, SkeletonLayout, get_layout, register_layout
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.prepare import prepare, prepare_batch
@@ -42,12 +50,17 @@ __all__ = [
     "PackedClips",
     "SkeletonLayout",
     "bone_stream",
+    "check_path",
     "conversions",
     "convert_joints",
     "draw_views",
     "get_layout",
+    "import_bandai",
+    "import_cmu",
     "import_npz",
     "import_penn",
+    "import_pyskl",
+    "import_unik",
     "jitter",
     "mirror",
     "motion_stream",

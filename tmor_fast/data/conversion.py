@@ -132,35 +132,62 @@ def _middle(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str
     return {name: (first.get(name, 0.0) + second.get(name, 0.0)) / 2 for name in (*first, *second)}
 
 
+def same_named(target: str, source: str, **made: Mapping[str, float]) -> dict[str, Mapping[str, float]]:
+    """Recipe in which every target joint is the source's joint of that name, save those in `made`.
+
+    Args:
+        target: layout that results.
+        source: layout it is made from.
+        made: target joint -> {source joint: weight}, for joints that are called otherwise or made of several.
+
+    Raises:
+        ValueError: a joint is neither in `made` nor in the source.
+    """
+    origin = get_layout(source)
+    recipe: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in get_layout(target).joint_names}
+    recipe.update(made)
+    for name, parts in recipe.items():
+        lacking = sorted(set(parts) - set(origin.joint_names))
+        if lacking:
+            raise ValueError(f"joint {name!r} of {target!r}: {source!r} has no joint {', '.join(lacking)}")
+    return recipe
+
+
+def _bone_names(words: str, pattern: str) -> dict[str, str]:
+    """Limb -> joint of a layout that names joints after bones; `words` are those for shoulder, elbow, ... ankle."""
+    bones = dict(zip(("shoulder", "elbow", "wrist", "hip", "knee", "ankle"), words.split(), strict=True))
+    return {limb: pattern.format(bone=bones[limb.split("_")[1]], side=limb[0], SIDE=limb[0].upper()) for limb in _LIMBS}
+
+
 def _register_known() -> None:
     same = {limb: limb for limb in _LIMBS}
-    register_conversion("penn13", "unik17", to_unik17("head", same))
-    register_conversion("coco17", "unik17", to_unik17("nose", same))
-    # A motion-capture bone is named after its upper joint: the upper arm starts at the shoulder.
-    bandai = {
-        "shoulder": "UpperArm",
-        "elbow": "LowerArm",
-        "wrist": "Hand",
-        "hip": "UpperLeg",
-        "knee": "LowerLeg",
-        "ankle": "Foot",
-    }
-    names = {limb: f"{bandai[limb.split('_')[1]]}_{limb[0].upper()}" for limb in _LIMBS}
-    # Its "Head" is the base of the skull, a quarter of a torso above the shoulders. As far again above it as its "Neck"
-    # is below lies the middle of the head (0.42 torsos above the shoulders; Penn Action and CMU: 0.40).
+    for source in ("penn13", "kinect20", "ntu25"):  # a Kinect's head is the middle of it
+        register_conversion(source, "unik17", to_unik17("head", same))
+    for source in ("coco17", "openpose18", "openpose25", "mediapipe33"):
+        register_conversion(source, "unik17", to_unik17("nose", same))
+    # Human3.6M has the chin and the top of the skull; the middle of the head lies between. Its foot is the ankle.
+    feet = {"left_ankle": "left_foot", "right_ankle": "right_foot"}
+    register_conversion("h36m17", "unik17", to_unik17({"neck_nose": 0.5, "head": 0.5}, {**same, **feet}))
+    # A motion-capture bone is named after its upper joint: the upper arm starts at the shoulder. "Head" is the base of
+    # the skull, a quarter of a torso above the shoulders. As far again above it as "Neck" is below lies the middle of
+    # the head (0.42 torsos above the shoulders; Penn Action and CMU: 0.40).
+    names = _bone_names("UpperArm LowerArm Hand UpperLeg LowerLeg Foot", "{bone}_{SIDE}")
     register_conversion("bandai21", "unik17", to_unik17({"Head": 2.0, "Neck": -1.0}, names))
     # CMU joints are the lower ends of bones: the clavicle ends at the shoulder, the tibia at the ankle. The forearm is
     # two bones there, "radius" and "wrist", and the second ends at the wrist.
-    cmu = {
-        "shoulder": "clavicle",
-        "elbow": "humerus",
-        "wrist": "wrist",
-        "hip": "hipjoint",
-        "knee": "femur",
-        "ankle": "tibia",
-    }
-    names = {limb: f"{limb[0]}{cmu[limb.split('_')[1]]}" for limb in _LIMBS}
+    names = _bone_names("clavicle humerus wrist hipjoint femur tibia", "{side}{bone}")
     register_conversion("cmu31", "unik17", to_unik17("head", names))
+
+    for source, target in (("openpose25", "openpose18"), ("openpose25", "coco17"), ("openpose18", "coco17")):
+        register_conversion(source, target, same_named(target, source))
+    register_conversion("mediapipe33", "coco17", same_named("coco17", "mediapipe33"))
+    # OpenPose was trained with the middle of the shoulders as the neck.
+    neck = {"left_shoulder": 0.5, "right_shoulder": 0.5}
+    for source in ("coco17", "mediapipe33"):
+        register_conversion(source, "openpose18", same_named("openpose18", source, neck=neck))
+    trunk = {"hip_center": "spine_base", "spine": "spine_mid", "shoulder_center": "spine_shoulder"}
+    made = {name: {part: 1.0} for name, part in trunk.items()}
+    register_conversion("ntu25", "kinect20", same_named("kinect20", "ntu25", **made))
 
 
 _register_known()

@@ -112,6 +112,18 @@ class ClipStoreWriter:
         else:
             self.abort()
 
+    def note(self, **metadata: Any) -> None:
+        """Further entries of dataset.json, known only after the clips.
+
+        Raises:
+            ValueError: a name is taken.
+        """
+        taken = {*self._info, "num_clips", "num_frames", "max_persons", "shards"} & set(metadata)
+        if taken:
+            raise ValueError(f"metadata may not use the names {sorted(taken)}")
+        json.dumps(metadata)
+        self._info.update(metadata)
+
     def add(self, clip: Clip) -> None:
         """Add one clip.
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tmor_fast.data import get_layout, import_penn
+from tmor_fast.data import ClipStore, get_layout, import_penn
 from tmor_fast.data.importers.penn import read_penn_file
 from tmor_fast.errors import DataError
 
@@ -199,3 +199,45 @@ def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(ImportError, match=r"scipy.*tmor_fast\[train\]"):
         read_penn_file(mat(), "1.mat")
+
+
+def test_a_bad_file_can_be_left_out_by_name(tmp_path: Path) -> None:
+    members = {"labels/0001.mat": mat(), "labels/0002.mat": mat(x=np.zeros((5, 12))), "labels/0003.mat": mat(40)[:900]}
+    source = archive(tmp_path / "labels.tar.xz", dict(members))
+    with pytest.raises(DataError, match=r"labels/0002\.mat: .*\(5, 12\).*tmor data check .*labels\.tar\.xz"):
+        import_penn(source, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+    store = import_penn(source, tmp_path / "store", skip_bad=True)
+    assert store.column("clip_id") == ["0001"]
+    assert [(entry["clip"], entry["file"]) for entry in store.info["skipped"]] == [
+        ("0002", "labels/0002.mat"),
+        ("0003", "labels/0003.mat"),
+    ]
+
+
+def test_a_failed_import_leaves_an_earlier_store_whole(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    import_penn(archive(tmp_path / "one.tar", {"labels/0001.mat": mat()}, "w"), out)
+    for name, members in (
+        ("bad", {"0001.mat": mat(), "0002.mat": b"x"}),
+        ("blank", {"0001.mat": mat(x=BLANK, y=BLANK)}),
+    ):
+        with pytest.raises(DataError):
+            import_penn(archive(tmp_path / f"{name}.tar", dict(members), "w"), out, overwrite=True)
+    assert ClipStore(out).column("clip_id") == ["0001"]
+    assert {file.name for file in tmp_path.iterdir()} == {"one.tar", "bad.tar", "blank.tar", "store"}
+
+
+BLANK = np.full((5, 13), np.nan)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_flipped_bytes_of_a_compressed_file_are_named(seed: int) -> None:
+    """zlib's checksum finds them; MATLAB 5 files without compression have none."""
+    stream = io.BytesIO()
+    savemat(stream, {"x": np.random.default_rng(0).normal(size=(50, 13))}, do_compression=True)
+    data = bytearray(stream.getvalue())
+    place = int(np.random.default_rng(seed).integers(200, len(data) - 20))
+    data[place] ^= 0x10
+    with pytest.raises(DataError, match=r"labels/0004\.mat: "):
+        read_penn_file(bytes(data), "labels/0004.mat")

@@ -28,12 +28,16 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tmor_fast.data.layout import SkeletonLayout, find_layout, register_layout
+from tmor_fast.data.check.clips import check_batch, repeated_ids
+from tmor_fast.data.check.findings import Finding
+from tmor_fast.data.importers.writing import note_skipped, refusal
+from tmor_fast.data.layout import SkeletonLayout, find_layout, get_layout, register_layout
 from tmor_fast.data.ragged import ClipBatch
 from tmor_fast.data.store import ClipStore
 from tmor_fast.data.store_writer import ClipStoreWriter
@@ -55,8 +59,11 @@ def import_npz(
     *,
     name: str | None = None,
     layout_name: str | None = None,
+    expect_layout: str | None = None,
+    require: Sequence[str] = (),
     hold_out: Mapping[str, Sequence[str]] | None = None,
     licence: str = "",
+    skip_bad: bool = False,
     overwrite: bool = False,
 ) -> ClipStore:
     """Make a clip store from one .npz file (keys: see the module's text).
@@ -66,9 +73,13 @@ def import_npz(
         out: folder of the store.
         name: name of the data set; default the file's stem, or its folder's name where the stem is "data".
         layout_name: name for a layout that is not known yet; default "<name>-<V>".
+        expect_layout: refuse a file whose joints are not those of this layout.
+        require: keys the file must have beside `REQUIRED`.
         hold_out: column -> values, e.g. {"style": ["elderly"]}: clips with one of the values get split "test", all
             others "train". Replaces the file's own split.
         licence: noted in dataset.json.
+        skip_bad: leave bad clips out, noted in dataset.json as "skipped", rather than stop at the first. A key that is
+            malformed as a whole stays an error.
         overwrite: replace a store that exists.
 
     Returns:
@@ -77,15 +88,16 @@ def import_npz(
     Raises:
         FileNotFoundError: `source` does not exist.
         FileExistsError: `out` exists and `overwrite` is False.
-        DataError: the file is damaged, or a key is missing or malformed. The message names the key and what is
-            accepted.
+        DataError: the file is damaged, a key is missing or malformed (the message names the key and what is accepted),
+            or a clip is bad (the message names it).
         MissingDependencyError: pyarrow is not installed.
     """
     path = Path(source)
-    fields = _load(path)
+    fields = load_npz(path)
     title = name or (path.parent.name if path.stem == "data" and path.parent.name else path.stem)
-    reader = _Reader(path, fields)
+    reader = NpzReader(path, fields, any_label=skip_bad)
     layout = reader.layout(layout_name or f"{title}-{len(fields['joint_names'])}")
+    _require_kind(path, fields, layout, expect_layout, require)
     batch = reader.batch(title)
     metadata: dict[str, Any] = {"source": path.name, **({"licence": licence} if licence else {})}
     if hold_out is not None:
@@ -105,13 +117,59 @@ def import_npz(
             overwrite=overwrite,
             **metadata,
         ) as writer:
-            writer.add_ragged(batch)
+            _write(writer, batch, layout, path, len(reader.label_names), skip_bad)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
     return ClipStore(out)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _require_kind(
+    path: Path, fields: Mapping[str, np.ndarray], layout: SkeletonLayout, expected: str | None, keys: Sequence[str]
+) -> None:
+    if expected is not None and layout != get_layout(expected):
+        raise DataError(
+            f"{path}: its joints are not those of {expected!r}, {', '.join(get_layout(expected).joint_names[:4])}, "
+            "...; use 'tmor data import npz' for other skeletons"
+        )
+    lacking = [key for key in keys if key not in fields]
+    if lacking:
+        raise DataError(f"{path}: lacks {', '.join(lacking)}; it has {', '.join(fields)}")
+
+
+def _write(
+    writer: ClipStoreWriter, batch: ClipBatch, layout: SkeletonLayout, path: Path, num_labels: int, skip_bad: bool
+) -> None:
+    """Add the clips of a file, all or, with `skip_bad`, those nothing is wrong with."""
+    found = _bad_clips(batch, layout, num_labels)
+    if not found:
+        writer.add_ragged(batch)
+        return
+    if not skip_bad:
+        raise DataError(refusal(path, replace(found[0], file=str(path))))
+    bad_names = {bad.clip for bad in found if bad.kind != "duplicate-id"}
+    keep = np.array([name not in bad_names for name in batch.clip_id])
+    keep[np.setdiff1d(np.arange(len(batch)), np.unique(batch.clip_id, return_index=True)[1])] = (
+        False  # all but the first
+    )
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], keep, [False]))))
+    for start, stop in edges.reshape(-1, 2).tolist():
+        writer.add_ragged(batch.slice(start, stop))
+    note_skipped(writer, [replace(bad, file=str(path)) for bad in found])
+
+
+def _bad_clips(batch: ClipBatch, layout: SkeletonLayout, num_labels: int) -> list[Finding]:
+    """The errors of `check_batch`, and names that repeat."""
+    found = check_batch(batch, layout, "normalised", num_labels, warnings=False)  # units bring warnings only
+    for name, number in repeated_ids(batch.clip_id):
+        times = "twice" if number == 2 else f"{number} times"
+        what = f"the clip_id {name!r} occurs {times}, but must be unique within a store"
+        found.append(
+            Finding("error", "duplicate-id", what, "rename all but one, or leave them out (--skip-bad)", clip=name)
+        )
+    return found
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a .npz file with joints, offsets and joint_names is needed")
     fields: dict[str, np.ndarray] = {}
@@ -135,11 +193,28 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return fields
 
 
-class _Reader:
-    """Takes the keys of one file apart; every complaint names file and key."""
+class KeyProblemError(DataError):
+    """A key of a file is malformed; `key` is its name."""
 
-    def __init__(self, path: Path, fields: dict[str, np.ndarray]) -> None:
-        self.path, self.fields = path, fields
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class NpzReader:
+    """Takes the keys of one file apart; every complaint names file and key.
+
+    Args:
+        path: the file, for messages.
+        fields: its keys.
+        any_label: let labels outside the list pass, for a check of the clips to find.
+
+    Raises:
+        DataError: joints, offsets, joint_names or label_names are malformed.
+    """
+
+    def __init__(self, path: Path, fields: dict[str, np.ndarray], any_label: bool = False) -> None:
+        self.path, self.fields, self.any_label = path, fields, any_label
         joints, offsets = fields["joints"], fields["offsets"]
         self._require(
             "joints",
@@ -159,12 +234,13 @@ class _Reader:
         )
         self.count = len(offsets) - 1
         self.joints = joints if joints.ndim == 4 else joints[:, None]
+        self.ids = [str(number) for number in range(self.count)]
         self.label_names = self._label_names()
 
     def _require(self, key: str, fine: bool, accepted: str) -> None:
         if not fine:
             array = self.fields[key]
-            raise DataError(f"{self.path}: key {key!r} is {array.dtype} {array.shape}; accepted: {accepted}")
+            raise KeyProblemError(f"{self.path}: key {key!r} is {array.dtype} {array.shape}; accepted: {accepted}", key)
 
     def text_scalar(self, key: str, default: str, accepted: Sequence[str]) -> str:
         """One string out of `accepted`."""
@@ -172,7 +248,7 @@ class _Reader:
             return default
         value = str(self.fields[key])
         if self.fields[key].ndim or value not in accepted:
-            raise DataError(f"{self.path}: key {key!r} is {value!r}; accepted: one of {', '.join(accepted)}")
+            raise KeyProblemError(f"{self.path}: key {key!r} is {value!r}; accepted: one of {', '.join(accepted)}", key)
         return value
 
     def layout(self, new_name: str) -> SkeletonLayout:
@@ -200,6 +276,10 @@ class _Reader:
         """All clips of the file."""
         finite = np.isfinite(self.joints).all(axis=-1)
         valid = self._per_joint("valid", "b")
+        if "clip_id" in self.fields:
+            self.ids = self._strings("clip_id").tolist()
+        else:
+            self.ids = [f"{title}-{number:06d}" for number in range(self.count)]
         columns = {
             "label": self._labels("label", self.count),
             "subject": self._strings("subject"),
@@ -211,12 +291,11 @@ class _Reader:
             **self._extras(),
         }
         columns["caption"] = self._captions(columns["label"])
-        ids = self._strings("clip_id") if "clip_id" in self.fields else [f"{title}-{i:06d}" for i in range(self.count)]
         frame_label = self._labels("frame_label", self.frames) if "frame_label" in self.fields else None
         return ClipBatch.build(
             self.joints,
             self.offsets,
-            list(ids),
+            self.ids,
             valid=finite if valid is None else valid,
             confidence=self._per_joint("confidence", "f"),
             frame_label=frame_label,
@@ -227,7 +306,8 @@ class _Reader:
         if "label_names" not in self.fields:
             for key in ("label", "frame_label"):
                 if key in self.fields and self.fields[key].size and self.fields[key].max() >= 0:
-                    raise DataError(f"{self.path}: has {key!r} but no 'label_names', the strings that name the classes")
+                    what = f"has {key!r} but no 'label_names', the strings that name the classes"
+                    raise KeyProblemError(f"{self.path}: {what}", key)
             return []
         names = self.fields["label_names"]
         distinct = names.ndim == 1 and names.dtype.kind == "U" and len(np.unique(names)) == len(names)
@@ -240,8 +320,16 @@ class _Reader:
         array = self.fields[key]
         self._require(key, array.shape == (length,) and array.dtype.kind in "iu", f"{length} integers")
         highest = len(self.label_names) - 1
-        inside = not len(array) or (int(array.min()) >= -1 and int(array.max()) <= highest)
-        self._require(key, inside, f"numbers of label_names, -1 (none) to {highest}")
+        wrong = np.flatnonzero((array < -1) | (array > highest))
+        if len(wrong) and not self.any_label:
+            first = int(wrong[0])
+            clip = first if key == "label" else int(np.searchsorted(self.offsets, first, side="right")) - 1
+            frame = "" if key == "label" else f", frame {first - int(self.offsets[clip])}"
+            raise KeyProblemError(
+                f"{self.path}: key {key!r} is {array[first]} for clip {self.ids[clip]!r}{frame} ({len(wrong)} such); "
+                f"accepted: numbers of label_names, -1 (none) to {highest}. Correct the label or name the class",
+                key,
+            )
         return array.astype(np.int64)
 
     def _per_joint(self, key: str, kind: str) -> np.ndarray | None:
@@ -253,9 +341,10 @@ class _Reader:
             if kind == "b" or (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
                 return array
         wanted = "bool" if kind == "b" else "floats in [0, 1]"
-        raise DataError(
+        raise KeyProblemError(
             f"{self.path}: key {key!r} is {array.dtype} {array.shape}; accepted: {wanted} shaped like joints without "
-            f"the last axis, {self.fields['joints'].shape[:-1]}"
+            f"the last axis, {self.fields['joints'].shape[:-1]}",
+            key,
         )
 
     def _strings(self, key: str) -> np.ndarray:
@@ -279,7 +368,8 @@ class _Reader:
         if "text" in self.fields:
             return self._strings("text")
         words = [name.replace("_", " ").replace("-", " ") for name in self.label_names]
-        return np.array([*words, ""], dtype=object)[label]
+        known = (label >= 0) & (label < len(words))
+        return np.array([*words, ""], dtype=object)[np.where(known, label, -1)]
 
     def _extras(self) -> dict[str, np.ndarray]:
         extras = {}

@@ -25,7 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from tmor_fast.data.check.clips import LEAVE_OUT
+from tmor_fast.data.check.findings import Finding
 from tmor_fast.data.clip import Clip
+from tmor_fast.data.importers.writing import progress_of, refusal, write_clips
 from tmor_fast.data.layout import get_layout
 from tmor_fast.data.store import ClipStore
 from tmor_fast.data.store_writer import ClipStoreWriter
@@ -34,6 +37,7 @@ from tmor_fast.errors import DataError, missing
 PLACEHOLDER_PIXELS = 2.0
 UNSEEN_CONFIDENCE = 0.5
 MAX_FILE_BYTES = 64 * 2**20  # the largest official file has 60 kB
+PENN_FILES = 2326  # of the official set
 FIELDS = ("x", "y", "visibility", "action", "pose", "train", "dimensions")
 
 
@@ -44,7 +48,9 @@ def import_penn(
     name: str = "penn_action",
     fps: float = 30.0,
     sides: str = "anatomical",
+    skip_bad: bool = False,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> ClipStore:
     """Make a clip store from Penn Action's annotation files.
 
@@ -54,7 +60,9 @@ def import_penn(
         name: name of the data set.
         fps: frames a second to note.
         sides: "anatomical" swaps left and right of the files (see the module's text), "official" keeps them.
+        skip_bad: leave bad files out, noted in dataset.json as "skipped", rather than stop at the first.
         overwrite: replace a store that exists.
+        progress: show a progress bar (needs rich).
 
     Returns:
         The store: 13 joints in pixels, the action in words as caption and class name, the view, the official split.
@@ -69,10 +77,16 @@ def import_penn(
     """
     if sides not in ("anatomical", "official"):
         raise ValueError(f"sides {sides!r}; accepted: 'anatomical', 'official'")
-    files = _tar_files(Path(source)) if not Path(source).is_dir() else _folder_files(Path(source))
-    clips = sorted((read_penn_file(data, file, fps, sides) for file, data in files), key=lambda clip: clip.clip_id)
-    if not clips:
+    records: list[Clip | Finding] = []
+    with progress_of(penn_records(source, fps, sides), PENN_FILES, f"reading {Path(source).name}", progress) as counted:
+        for record in counted:
+            if isinstance(record, Finding) and not skip_bad:
+                raise DataError(refusal(source, record))
+            records.append(record)
+    if not records:
         raise DataError(f"{source}: no .mat file in it; Penn Action's labels.tar.xz or its 'labels' folder is needed")
+    records.sort(key=lambda record: record.clip_id if isinstance(record, Clip) else record.clip)
+    clips = [record for record in records if isinstance(record, Clip)]
     label_names = sorted({clip.caption for clip in clips})
     for clip in clips:
         clip.label = label_names.index(clip.caption)
@@ -88,8 +102,29 @@ def import_penn(
         licence="none stated for the data; research use",
         sides=sides,
     ) as writer:
-        writer.add_many(clips)
+        write_clips(writer, records, source=source, num_labels=len(label_names), skip_bad=skip_bad)
     return ClipStore(out)
+
+
+def penn_records(source: str | Path, fps: float = 30.0, sides: str = "anatomical") -> Iterator[Clip | Finding]:
+    """Each annotation file as a clip (see `read_penn_file`), or as what is wrong with it.
+
+    Args:
+        source: `labels.tar.xz` (or another tar), or a folder with the .mat files.
+        fps: frames a second to note.
+        sides: see `import_penn`.
+
+    Raises:
+        FileNotFoundError: `source` does not exist.
+        DataError: the archive itself is damaged or not the official one.
+    """
+    path = Path(source)
+    for file, data in _folder_files(path) if path.is_dir() else _tar_files(path):
+        try:
+            yield read_penn_file(data, file, fps, sides)
+        except DataError as error:
+            what = str(error).removeprefix(f"{file}: ")
+            yield Finding("error", "unreadable", what, LEAVE_OUT, file=file, clip=PurePosixPath(file).stem)
 
 
 def read_penn_file(data: bytes, file: str, fps: float = 30.0, sides: str = "anatomical") -> Clip:
