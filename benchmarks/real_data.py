@@ -50,7 +50,7 @@ def scratch(data: Path, run: Path, progress: bool) -> dict[str, Any]:
     """UNIK from scratch on Penn Action's official split: joints, bones, and their fusion."""
     penn, _ = stores(data, run)
     config = load_config(FinetuneConfig, "penn_scratch")
-    return short(finetune(prepare(penn), config, run / "scratch", progress=progress).reports)
+    return short(finetune(prepare(penn), config, run / "scratch", resume=True, progress=progress).reports)
 
 
 def few_shot(data: Path, run: Path, progress: bool, pretrained: bool) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def pretraining(data: Path, run: Path, progress: bool) -> dict[str, Any]:
         PretrainConfig, "pretrain_small",
         ["unlabelled=['penn_action']", f"held_out={list(HELD_OUT)}"],
     )  # fmt: skip
-    _, metadata = pretrain([penn.path, bandai.path], run / "pretrain", config, progress=progress)
+    _, metadata = pretrain([penn.path, bandai.path], run / "pretrain", config, resume=True, progress=progress)
     return metadata
 
 

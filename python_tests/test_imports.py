@@ -19,17 +19,17 @@ OPTIONAL = (
     "jsonargparse", "yaml", "sklearn", "matplotlib", "PIL", "safetensors", "tensorboard",
 )  # fmt: skip
 
-# cli -> training, report -> nn, data, teachers, evaluation, cluster -> ops -> _C
+# cli -> training, report, inference -> nn, data, teachers, evaluation, cluster -> ops -> _C
 LAYERS = (
     {"cli"},
-    {"training", "report"},
+    {"training", "report", "benchmark", "inference"},
     {"nn", "data", "teachers", "evaluation", "cluster"},
     {"ops"},
     {"_C", "build", "errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms of one layer that may use another of the same layer.
-SIDEWAYS = {("teachers", "data"), ("report", "training")}
+SIDEWAYS = {("teachers", "data"), ("report", "training"), ("inference", "training")}
 
 
 def python(program: str) -> str:

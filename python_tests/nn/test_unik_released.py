@@ -6,94 +6,10 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from tmor_fast.nn.unik import UNIK, UNIKConfig
 from tmor_fast.nn.unik_checkpoint import load_official, to_official
-
-
-class ReleasedSpatial(nn.Module):
-    """S-LSU head by head on (B, C, T, V), as released."""
-
-    def __init__(self, cin: int, cout: int, joints: int, heads: int, tau: int) -> None:
-        super().__init__()
-        self.tau, self.joints, self.embedding = tau, joints, cout // 4
-        self.DepM = nn.Parameter(torch.zeros(heads, tau * joints, tau * joints))
-        self.bias = nn.Parameter(torch.zeros(tau * joints))
-        if tau > 1:
-            self.out_conv = nn.Conv3d(cout, cout, (1, tau, 1))
-            self.out_bn = nn.BatchNorm2d(cout)
-        self.conv_a = nn.ModuleList([nn.Conv2d(cin, self.embedding, 1) for _ in range(heads)])
-        self.conv_b = nn.ModuleList([nn.Conv2d(cin, self.embedding, 1) for _ in range(heads)])
-        self.conv_d = nn.ModuleList([nn.Conv2d(cin, cout, 1) for _ in range(heads)])
-        self.down = nn.Identity() if cin == cout else nn.Sequential(nn.Conv2d(cin, cout, 1), nn.BatchNorm2d(cout))
-        self.bn = nn.BatchNorm2d(cout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        frames = x.shape[2]
-        if self.tau > 1:
-            half = (self.tau - 1) // 2
-            padded = F.pad(x, (0, 0, half, half))
-            x = torch.cat([padded[:, :, k : k + frames] for k in range(self.tau)], 3)
-        total: Tensor | int = 0
-        for a, b, d, dependency in zip(self.conv_a, self.conv_b, self.conv_d, self.DepM, strict=True):
-            logits = torch.einsum("nctv,nctw->nvw", a(x), b(x)) / (self.embedding * frames)
-            total = total + d(torch.einsum("nctv,nvw->nctw", x, logits.softmax(1) + dependency))
-        y = F.relu(self.bn(total) + self.down(x))
-        if self.tau > 1:
-            y = self.out_bn(self.out_conv(y.view(*y.shape[:3], self.tau, self.joints)).squeeze(3))
-        return y
-
-
-class ReleasedTemporal(nn.Module):
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int, dilation: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(cin, cout, (kernel, 1), (stride, 1), (kernel // 2 * dilation, 0), (dilation, 1))
-        self.bn = nn.BatchNorm2d(cout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
-
-
-class ReleasedBlock(nn.Module):
-    def __init__(
-        self, cin: int, cout: int, joints: int, heads: int, tau: int, stride: int, dilation: int, first: bool
-    ) -> None:
-        super().__init__()
-        self.first = first
-        self.s_unit = ReleasedSpatial(cin, cout, joints, heads, tau)
-        self.t_unit = ReleasedTemporal(cout, cout, 9, stride, dilation)
-        if not first:
-            plain = cin == cout and stride == 1
-            self.residual = nn.Identity() if plain else ReleasedTemporal(cin, cout, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.t_unit(self.s_unit(x))
-        return F.relu(y if self.first else y + self.residual(x))
-
-
-class ReleasedUNIK(nn.Module):
-    def __init__(self, config: UNIKConfig, heads: tuple[int, ...], dilations: tuple[int, ...]) -> None:
-        super().__init__()
-        self.data_bn = nn.BatchNorm1d(config.persons * config.joints * config.channels)
-        cin = config.channels
-        for i, width in enumerate(config.widths):
-            stride, dilation = config.strides[i], dilations[i]
-            block = ReleasedBlock(cin, width, config.joints, heads[i], config.tau, stride, dilation, i == 0)
-            self.add_module(f"l{i + 1}", block)
-            cin = width
-        self.fc = nn.Linear(cin, config.num_classes or 1)
-
-    def forward(self, joints: Tensor) -> Tensor:
-        n, c, t, v, m = joints.shape
-        x = self.data_bn(joints.permute(0, 4, 3, 1, 2).reshape(n, m * v * c, t))
-        x = x.view(n, m, v, c, t).permute(0, 1, 3, 4, 2).reshape(n * m, c, t, v)
-        for name, block in self.named_children():
-            if name.startswith("l"):
-                x = block(x)
-        return self.fc(x.view(n, m, x.shape[1], -1).mean(3).mean(1))
-
+from tmor_fast.nn.unik_released import ReleasedUNIK
 
 CASES = {
     "strides": UNIKConfig(joints=5, num_classes=4, widths=(8, 8, 12, 16), strides=(1, 1, 2, 2)),
@@ -108,7 +24,7 @@ def released_twin(config: UNIKConfig) -> ReleasedUNIK:
     """The released form with every parameter and statistic drawn at random, float64."""
     blocks = len(config.widths)
     dilations = ((1, 3, 3, 3, 3) if config.dilation == "thesis" else (1,) * 5)[:blocks]
-    twin = ReleasedUNIK(config, (3,) + (config.heads,) * (blocks - 1), dilations).double()
+    twin = ReleasedUNIK(config, heads=(3,) + (config.heads,) * (blocks - 1), dilations=dilations).double()
     for name, tensor in twin.state_dict().items():
         if tensor.is_floating_point():
             tensor.normal_(std=0.3)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+# For `limits`, which several tests of this folder import.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import torch
 
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.prepare import prepare
 from tmor_fast.data.store import ClipStore
 from tmor_fast.data.synthetic import write_synthetic_store
+from tmor_fast.nn.objective import TeacherFeatures
+from tmor_fast.training.datasets import PretrainData
 
 ACTIONS = ("wave the left hand", "squat", "walk", "clap")
 
@@ -31,3 +39,13 @@ def packed2d(tmp_path_factory: pytest.TempPathFactory) -> PackedClips:
     """32 clips of the same actions as a camera sees them."""
     folder: Path = tmp_path_factory.mktemp("training2d") / "synthetic"
     return prepare(write_synthetic_store(folder, clips=32, seed=4, dims=2, actions=ACTIONS))
+
+
+@pytest.fixture(scope="session")
+def twenty(packed: PackedClips) -> PretrainData:
+    """20 clips with teachers that tell the four actions apart."""
+    chosen = packed.subset(torch.arange(20))
+    draw = torch.Generator().manual_seed(0)
+    video = torch.randn(4, 12, generator=draw)[chosen.label] + 0.2 * torch.randn(20, 12, generator=draw)
+    text = torch.randn(4, 10, generator=draw)
+    return PretrainData(chosen, TeacherFeatures(video, text, chosen.label.clone()), list(chosen.label_names))

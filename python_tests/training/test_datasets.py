@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tmor_fast.data.store import ClipStore
+from tmor_fast.data.store_writer import ClipStoreWriter
 from tmor_fast.data.synthetic import write_synthetic_store
 from tmor_fast.errors import DataError
 from tmor_fast.nn.options import TMOROptions
@@ -188,3 +189,54 @@ def test_embeddings_are_kept_under_the_name_that_is_returned(second: ClipStore, 
         assert np.array_equal(second.embeddings(name), table.numpy())
     with pytest.raises(ValueError, match="not 'video'"):
         embed_videos(second, CountingTeacher(), progress=False)  # type: ignore[arg-type]
+
+
+def without_texts(store: ClipStore, path: Path, silent: Sequence[str]) -> ClipStore:
+    """A copy of a store in which some clips have neither caption nor label."""
+    options = {"name": "partly", "layout": store.layout.name, "channels": 3, "units": store.units}
+    with ClipStoreWriter(path, label_names=list(store.label_names), **options) as writer:
+        for clip in store:
+            known = clip.clip_id not in silent
+            writer.add(clip if known else replace(clip, caption="", label=-1))
+    return ClipStore(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("label", "action name"), ("caption", "caption"), ("both", "action name and no caption")]
+)
+def test_clips_without_the_text_of_stage_2_are_counted_and_named(
+    text: str, what: str, second: ClipStore, teacher: CountingTeacher, tmp_path: Path
+):
+    ids = column(second, "clip_id")
+    partly = without_texts(second, tmp_path / "partly", ids[2:6])
+    config = replace(NO_TEACHERS, options=TMOROptions(text=text))
+    named = rf"'partly': 4 of 20 clips have no {what} for stage 2: {ids[2]}, {ids[3]}, {ids[4]}, \.\.\."
+    with pytest.raises(DataError, match=named) as refused:
+        load([partly], config)
+    for remedy in ("options.text", "missing_text=skip", "unlabelled", "stage2_epochs=0"):
+        assert remedy in str(refused.value)
+    # Each remedy works.
+    skipped = load([partly], replace(config, missing_text="skip"))
+    assert int((skipped.teachers.text_id < 0).sum()) == 4
+    assert load([partly, second], replace(config, unlabelled=("partly",))).teachers.text is not None
+    assert len(load([partly], replace(config, stage2_epochs=0)).packed) == 20
+
+
+def test_clips_without_an_embedding_of_the_video_teacher_are_named(
+    second: ClipStore, teacher: CountingTeacher, monkeypatch: pytest.MonkeyPatch
+):
+    ids = column(second, "clip_id")
+    table = PrecomputedTeacher(torch.ones(18, 3), ids[:18], name="partial")
+    monkeypatch.setattr(datasets, "get_teacher", lambda spec: teacher if spec == "fake" else table)
+    with pytest.raises(DataError, match=ids[18]):
+        load([second], replace(NO_TEACHERS, video_teacher="precomputed:partial.npz"))
+
+
+def test_a_store_with_a_single_clip_is_refused(second: ClipStore, teacher: CountingTeacher, tmp_path: Path):
+    with ClipStoreWriter(
+        tmp_path / "one", name="one", layout=second.layout.name, channels=3, units=second.units,
+        label_names=list(second.label_names),
+    ) as writer:  # fmt: skip
+        writer.add(next(iter(second)))
+    with pytest.raises(DataError, match="only 1 clips are left to train on"):
+        load([ClipStore(tmp_path / "one")], NO_TEACHERS)

@@ -162,7 +162,7 @@ def test_learned_temperature_and_headline(marked: PackedClips, recwarn: pytest.W
         "motion: mean per class 100.0 % (chance 25.0 %)",
         "motion+video: mean per class 100.0 % (chance 25.0 %)",
     ]
-    assert set(result.to_dict()) == {"actions", "chance", "reports"}
+    assert set(result.to_dict()) == {"actions", "chance", "reports", "predictions"}
     assert not [w for w in recwarn if "requires_grad" in str(w.message)]
 
 

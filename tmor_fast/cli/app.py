@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tmor_fast.cli import data, demo, options, pretrain, transfer, zeroshot
+from tmor_fast.cli import bench, data, demo, options, predict, pretrain, report, stopping, transfer, zeroshot
 from tmor_fast.errors import BackendUnavailableError, MissingDependencyError
 
 # What a person can act on: bad arguments and data, files, libraries and teachers that are not there, divergence.
@@ -21,13 +21,16 @@ app = typer.Typer(
     help="T-MOR: learn human actions from skeletons.",
 )
 app.add_typer(data.app, name="data")
-app.command("pretrain")(pretrain.pretrain)
+app.command("pretrain", cls=stopping.ResumeCommand)(pretrain.pretrain)
 app.command("probe")(transfer.probe)
 app.command("finetune")(transfer.finetune)
 app.command("zeroshot")(zeroshot.zeroshot)
+app.command("predict")(predict.predict)
 app.command("embed")(pretrain.embed)
 app.command("options")(options.options)
+app.command("report")(report.report)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
 
 
 @app.command()

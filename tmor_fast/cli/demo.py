@@ -34,7 +34,7 @@ ACTIONS = (
     "step to the left side", "step to the right side", "stretch to the left side", "stretch to the right side",
 )  # fmt: skip
 
-FULL = DemoSize(clips=1800, stage1_epochs=6, stage2_epochs=12)
+FULL = DemoSize(clips=1800, stage1_epochs=6, stage2_epochs=10)
 QUICK = DemoSize(clips=400, stage1_epochs=2, stage2_epochs=3)
 
 
@@ -52,6 +52,7 @@ def demo(
     size = QUICK if quick else FULL
     results = run_demo(folder, size, seed, console)
     _show(console, results)
+    console.print(f"Report: [bold]{_report(folder)}[/bold], opens in any browser.", soft_wrap=True)
     minutes, seconds = divmod(round(time.perf_counter() - started), 60)
     console.print(f"Everything is in [bold]{folder}[/bold]. {minutes} min {seconds} s.")
 
@@ -76,7 +77,7 @@ def run_demo(folder: Path, size: DemoSize, seed: int, console: Any) -> dict[str,
         overwrite=(folder / "synthetic").exists(), progress=True,
     )  # fmt: skip
     console.rule("2 of 4 · pre-training: motion and video, then motion, video and text")
-    model, metadata = pretrain([store.path], folder / "run", config)
+    model, metadata = pretrain([store.path], folder / "run", config, overwrite=True)
     video = embed_videos(store, get_teacher(metadata["video_teacher"]))
     packed = prepare(
         store,
@@ -88,10 +89,8 @@ def run_demo(folder: Path, size: DemoSize, seed: int, console: Any) -> dict[str,
     console.rule("3 of 4 · linear probe on people not seen in training")
     seen = _without(packed, ZERO_SHOT_ACTIONS)
     settings = load_config(ProbeConfig, "demo_probe")
-    reports = {
-        "random backbone": probe(seen, settings).reports["probe"],
-        "T-MOR": probe(seen, settings, model.backbone).reports["probe"],
-    }
+    probed = {"random backbone": probe(seen, settings), "T-MOR": probe(seen, settings, model.backbone)}
+    reports = {name: result.reports["probe"] for name, result in probed.items()}
     console.rule("4 of 4 · zero-shot: names of actions that were left out of training")
     named = zero_shot(
         model, packed, get_teacher(metadata["text_teacher"]), ZERO_SHOT_ACTIONS,
@@ -100,9 +99,24 @@ def run_demo(folder: Path, size: DemoSize, seed: int, console: Any) -> dict[str,
     results = {"probe": reports, "zero_shot": named}
     save_json(
         folder / "results.json",
-        {"probe": {name: report.to_dict() for name, report in reports.items()}, "zero_shot": named.to_dict()},
+        {
+            "probe": {name: report.to_dict() for name, report in reports.items()},
+            "predictions": {"linear probe · T-MOR": probed["T-MOR"].predictions["probe"]},
+            "zero_shot": named.to_dict(),
+        },
     )
     return results
+
+
+def _report(folder: Path) -> Path:
+    from rich.progress import Progress
+
+    from tmor_fast.cli.report import shown_on
+    from tmor_fast.report import write_report
+
+    with Progress(transient=True) as bar:
+        # The plain projection: t-SNE would take longer than the quick demo's training.
+        return write_report(folder, projection="pca", advance=shown_on(bar))
 
 
 def _without(packed: PackedClips, actions: tuple[str, ...]) -> PackedClips:

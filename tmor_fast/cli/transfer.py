@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from tmor_fast.cli.checkpoint import augmentation_of, open_model
-from tmor_fast.cli.pretrain import ConfigFile, Overrides
+from tmor_fast.cli.pretrain import ConfigFile, Overrides, Overwrite, config_of_run
+from tmor_fast.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from tmor_fast.data.packed import PackedClips
@@ -27,18 +29,23 @@ def probe(
     config: ConfigFile = None,
     settings: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Write the metrics to this JSON file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write encoder and layer to this file, for `tmor predict`.")] = None,
 ) -> None:
     """Linear probe: one linear layer on frozen features."""
-    from tmor_fast.training.config import ProbeConfig, load_config
-    from tmor_fast.training.probe import probe as run
+    with stoppable("no file was changed; run the command again"):
+        from tmor_fast.data.atomic import space_for
+        from tmor_fast.training.config import ProbeConfig, load_config
+        from tmor_fast.training.probe import probe as run
 
-    loaded, backbone, packed = _open(store, checkpoint, load_config(ProbeConfig, config, settings or []))
-    result = run(packed, loaded, backbone)
-    _show(result, "linear probe" + ("" if checkpoint else " of a random backbone"))
-    if out is not None:
-        from tmor_fast.evaluation.saving import save_json
+        loaded, backbone, packed = _open(store, checkpoint, load_config(ProbeConfig, config, settings or []))
+        with space_for(save or out or "."):
+            result = run(packed, loaded, backbone, save=save)
+        _show(result, "linear probe" + ("" if checkpoint else " of a random backbone"))
+        if out is not None:
+            from tmor_fast.evaluation.saving import save_json
 
-        save_json(out, result.to_dict())
+            with space_for(out):
+                save_json(out, result.to_dict())
 
 
 def finetune(
@@ -47,14 +54,20 @@ def finetune(
     checkpoint: Checkpoint = None,
     config: ConfigFile = None,
     settings: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT; finished parts stay.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a whole encoder with a classifier: from a checkpoint, from scratch, or few-shot (--set share=0.05)."""
-    from tmor_fast.training.config import FinetuneConfig, load_config
-    from tmor_fast.training.finetune import finetune as run
+    command = ["tmor", "finetune", str(store), "--out", str(out)]
+    command += [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    with stoppable(f"go on with: {shlex.join([*command, '--resume'])}"):
+        from tmor_fast.training.config import FinetuneConfig, load_config
+        from tmor_fast.training.finetune import finetune as run
 
-    loaded, backbone, packed = _open(store, checkpoint, load_config(FinetuneConfig, config, settings or []))
-    result = run(packed, loaded, out, backbone=backbone)
-    _show(result, f"fine-tuned on {result.train_clips} clips" if checkpoint else f"{result.train_clips} clips")
+        given = load_config(FinetuneConfig, config_of_run(out, config, resume), settings or [])
+        loaded, backbone, packed = _open(store, checkpoint, given)
+        result = run(packed, loaded, out, backbone=backbone, resume=resume, overwrite=overwrite)
+        _show(result, f"fine-tuned on {result.train_clips} clips" if checkpoint else f"{result.train_clips} clips")
 
 
 def _open(store: Path, checkpoint: Path | None, config: Config) -> tuple[Config, UNIK | None, PackedClips]:

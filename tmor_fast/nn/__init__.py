@@ -1,7 +1,7 @@
 """UNIK, projection heads, embedding banks, the T-MOR model and its pre-training objective."""
 
 from tmor_fast.nn.banks import FeatureBank, FIFOQueue, SampleBank
-from tmor_fast.nn.checkpoint import load_classifier, load_model, save_classifier, save_model
+from tmor_fast.nn.checkpoint import load_checkpoint, load_classifier, load_model, save_classifier, save_model
 from tmor_fast.nn.detection import FrameClassifier
 from tmor_fast.nn.momentum import MomentumEncoder, ema_update
 from tmor_fast.nn.objective import Objective, TeacherFeatures
@@ -27,6 +27,7 @@ __all__ = [
     "UNIKConfig",
     "config_from_official",
     "ema_update",
+    "load_checkpoint",
     "load_classifier",
     "load_model",
     "load_official",

@@ -51,8 +51,11 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         FileNotFoundError: no such file.
         DataError: not such a file, truncated, edited, or of a newer version.
     """
-    content = _read(path, MODEL, device)
+    content = _read(path, (MODEL,), device)
+    return _model(path, content).to(device).eval(), content["metadata"]
 
+
+def _model(path: str | os.PathLike[str], content: dict[str, Any]) -> TMOR:
     def build() -> TMOR:
         model = TMOR(
             UNIKConfig(**content["backbone"]),
@@ -63,7 +66,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         model.load_state_dict(content["state_dict"])
         return model
 
-    return _fitted(path, build).to(device).eval(), content["metadata"]
+    return _fitted(path, build)
 
 
 def save_classifier(path: str | os.PathLike[str], encoder: UNIK, metadata: dict[str, Any] | None = None) -> None:
@@ -86,14 +89,29 @@ def save_classifier(path: str | os.PathLike[str], encoder: UNIK, metadata: dict[
 
 def load_classifier(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[UNIK, dict[str, Any]]:
     """Read a classifier that `save_classifier` wrote; returns and raises as `load_model`."""
-    content = _read(path, CLASSIFIER, device)
+    content = _read(path, (CLASSIFIER,), device)
+    return _classifier(path, content).to(device).eval(), content["metadata"]
 
+
+def _classifier(path: str | os.PathLike[str], content: dict[str, Any]) -> UNIK:
     def build() -> UNIK:
         encoder = UNIK(UNIKConfig(**content["backbone"]))
         encoder.load_state_dict(content["state_dict"])
         return encoder
 
-    return _fitted(path, build).to(device).eval(), content["metadata"]
+    return _fitted(path, build)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[TMOR | UNIK, dict[str, Any]]:
+    """Read a file of either kind: what `save_model` wrote as a TMOR, what `save_classifier` wrote as a UNIK.
+
+    Returns and raises as `load_model`.
+    """
+    content = _read(path, (MODEL, CLASSIFIER), device)
+    module = _model(path, content) if content["format"] == MODEL else _classifier(path, content)
+    return module.to(device).eval(), content["metadata"]
 
 
 def _write(path: Path, kind: str, content: dict[str, Any], metadata: dict[str, Any] | None) -> None:
@@ -108,32 +126,38 @@ def _write(path: Path, kind: str, content: dict[str, Any], metadata: dict[str, A
 
 REMEDIES = {
     MODEL: "`tmor pretrain` writes model.pt into its run folder",
-    CLASSIFIER: "`tmor finetune` writes joint.pt or bone.pt into its run folder",
+    CLASSIFIER: "`tmor finetune` writes joint.pt or bone.pt into its run folder, `tmor probe --save` its file",
 }
 
 
-def _read(path: str | os.PathLike[str], kind: str, device: str | torch.device) -> dict[str, Any]:
+def _read(path: str | os.PathLike[str], kinds: tuple[str, ...], device: str | torch.device) -> dict[str, Any]:
+    remedy = "; ".join(REMEDIES[kind] for kind in kinds)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no checkpoint at {path}; {REMEDIES[kind]}") from None
+        raise FileNotFoundError(f"no checkpoint at {path}; {remedy}") from None
     except (PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # a broken pickle or archive raises almost anything, OSError and IndexError included
         raise DataError(f"{path}: cannot be read as a checkpoint (truncated or another format): {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found in REMEDIES and found != kind:
+    if not isinstance(found, str):
+        found = None
+    if found in REMEDIES and found not in kinds:
         reader = "load_model" if found == MODEL else "load_classifier"
-        raise DataError(f"{path}: a {found.split('.')[1]}, read it with tmor_fast.nn.{reader}; {REMEDIES[kind]}")
-    if found != kind:
+        raise DataError(f"{path}: a {found.split('.')[1]}, read it with tmor_fast.nn.{reader}; {remedy}")
+    if found not in kinds:
+        names = " or ".join(kind.split(".")[1] for kind in kinds)
         raise DataError(
-            f"{path}: not a tmor_fast {kind.split('.')[1]}. Official UNIK weights load with "
+            f"{path}: not a tmor_fast {names}. Official UNIK weights load with "
             "tmor_fast.nn.load_official; a Lightning .ckpt belongs to `tmor pretrain --resume`"
         )
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
         raise DataError(
             f"{path}: written by a newer tmor_fast (format {content.get('version')}, this one reads {VERSION})"
         )
+    if not isinstance(content.get("metadata"), dict):
+        raise DataError(f"{path}: its metadata is missing, the file may have been edited; train again")
     return content
 
 

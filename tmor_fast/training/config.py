@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tmor_fast.data.atomic import new_file
 from tmor_fast.errors import missing
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.unik_config import UNIKConfig
@@ -136,6 +136,23 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved besides the end of every epoch. It changes no result.
+
+    Args:
+        every_steps: save every so many steps, 0 for not.
+        every_minutes: save at the first step so many minutes after the last save, 0 for not.
+    """
+
+    every_steps: int = 0
+    every_minutes: float = 15.0
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "every_minutes"):
+            _check_range("checkpoints", self, name, 0, float("inf"))
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """One pre-training run: stage 1 (L_mm + L_mv), then stage 2 (+ L_mt), which starts from it.
 
@@ -147,9 +164,12 @@ class PretrainConfig:
         split: "train" uses the clips of that split (all clips of a data set without splits), "all" everything.
         text_teacher, video_teacher: names for `tmor_fast.teachers.get_teacher`, null for none.
         unlabelled: names of data sets whose action names and captions are not used.
+        missing_text: a clip of a labelled data set without the text that stage 2 needs is an "error", or "skip": it
+            trains there without L_mt.
         held_out: actions left out altogether, for zero-shot.
         precision: Lightning's precision, e.g. "32-true" or "bf16-mixed".
         seed: of everything random.
+        checkpoints: see its class.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -164,9 +184,11 @@ class PretrainConfig:
     text_teacher: str | None = "minilm"
     video_teacher: str | None = "classical-video"
     unlabelled: tuple[str, ...] = ()
+    missing_text: Literal["error", "skip"] = "error"
     held_out: tuple[str, ...] = ()
     precision: str = "32-true"
     seed: int = 1
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,7 @@ class FinetuneConfig:
         layout, normalisation: how stored clips are prepared from scratch.
         precision: Lightning's precision.
         seed: of everything random.
+        checkpoints: see its class.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -200,6 +223,7 @@ class FinetuneConfig:
     normalisation: Literal["body", "screen", "none"] = "body"
     precision: str = "32-true"
     seed: int = 1
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -299,15 +323,18 @@ def to_yaml(config: Any) -> str:
     """A configuration as YAML that `load_config` reads back."""
     import yaml
 
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+    return yaml.safe_dump(plain_values(config), sort_keys=False)
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """A configuration (a dataclass) as dicts, lists, strings and numbers."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
 
 
 def save_config(folder: Path, config: Any) -> None:
     """Write `config.yaml` to a run folder, under a temporary name first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".config.{os.getpid()}.tmp"
-    temporary.write_text(to_yaml(config))
-    os.replace(temporary, folder / "config.yaml")
+    with new_file(folder / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config))
 
 
 def _plain(value: Any) -> Any:

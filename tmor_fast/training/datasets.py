@@ -48,7 +48,8 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
         progress: show progress bars.
 
     Raises:
-        DataError: no clip is left, or a held-out or unlabelled name does not exist.
+        DataError: no clip is left, a held-out or unlabelled name does not exist, or a clip of a labelled data set has
+            not the text that stage 2 needs.
     """
     opened = [ClipStore(path) for path in stores]
     _check_names(opened, config)
@@ -69,7 +70,10 @@ def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, 
         )
         packed = packed.subset(_chosen(packed, config))
         named = store.name not in config.unlabelled
-        texts += _texts(packed, config.options) if named else [("", "")] * len(packed)
+        found = _texts(packed, config.options) if named else [("", "")] * len(packed)
+        if named and config.stage2_epochs and config.text_teacher is not None and config.missing_text == "error":
+            _check_texts(store.name, packed, found, config.options)
+        texts += found
         # Labels can serve as clusters, so those of an unlabelled data set must go.
         parts.append(packed if named else replace(packed, label=torch.full_like(packed.label, -1)))
     packed = PackedClips.concatenate(parts)
@@ -130,6 +134,18 @@ def _texts(packed: PackedClips, options: TMOROptions) -> list[tuple[str, str]]:
             (name if options.text in ("label", "both") else "", caption if options.text in ("caption", "both") else "")
         )
     return pairs
+
+
+def _check_texts(store: str, packed: PackedClips, texts: Sequence[tuple[str, str]], options: TMOROptions) -> None:
+    silent = [clip for clip, pair in zip(packed.clip_ids, texts, strict=True) if not any(pair)]
+    if silent:
+        what = {"label": "action name", "caption": "caption", "both": "action name and no caption"}[options.text]
+        raise DataError(
+            f"data set {store!r}: {len(silent)} of {len(packed)} clips have no {what} for stage 2: "
+            f"{', '.join(silent[:3])}{', ...' if len(silent) > 3 else ''}. Add them, choose other texts "
+            "(options.text=label, caption or both), train these clips without text (missing_text=skip), name the data "
+            "set in 'unlabelled', or set stage2_epochs=0"
+        )
 
 
 def _chosen(packed: PackedClips, config: PretrainConfig) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,13 +13,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.evaluation.metrics import classification_report
+from tmor_fast.nn.checkpoint import save_classifier
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.training.batches import ClipBatches, EpochShuffle
 from tmor_fast.training.config import ProbeConfig
 from tmor_fast.training.features import embed_in_batches
-from tmor_fast.training.finetune import TransferResult, labelled_split
+from tmor_fast.training.finetune import TransferResult, classifier_metadata, labelled_split
 from tmor_fast.training.optimiser import build_optimiser
-from tmor_fast.training.trainer import build_trainer
+from tmor_fast.training.recording import top_predictions
+from tmor_fast.training.trainer import build_trainer, fit
 
 
 class ProbeModule(L.LightningModule):
@@ -73,7 +77,12 @@ class ProbeModule(L.LightningModule):
 
 
 def probe(
-    packed: PackedClips, config: ProbeConfig, backbone: UNIK | None = None, *, progress: bool = True
+    packed: PackedClips,
+    config: ProbeConfig,
+    backbone: UNIK | None = None,
+    *,
+    save: str | Path | None = None,
+    progress: bool = True,
 ) -> TransferResult:
     """Train a linear layer on the features of a frozen encoder and test it.
 
@@ -81,6 +90,8 @@ def probe(
         packed: the data set, prepared as the backbone was trained.
         config: protocol, optimiser, views.
         backbone: the encoder; None takes `config.backbone` with random weights (the papers' baseline).
+        save: file for the encoder with the trained layer as its classifier, which `tmor_fast.load` reads; None for
+            none.
         progress: show a progress bar.
 
     Returns:
@@ -96,8 +107,23 @@ def probe(
     features, labels = torch.cat(tables), split.labels[split.train].repeat(len(tables))
     module = ProbeModule(features.cpu(), labels.cpu(), len(split.label_names), config)
     trainer = build_trainer(None, epochs=config.optimiser.epochs, progress=progress)
-    trainer.fit(module)
+    fit(trainer, module)
+    layer = module.cpu().classifier()
     with torch.no_grad():
-        scores = module.cpu().classifier()(embed_in_batches(encoder, batches, split.test).cpu())
-    report = classification_report(scores, split.labels[split.test], split.label_names)
-    return TransferResult({"probe": report}, {"probe": scores}, split.test, len(split.train))
+        scores = layer(embed_in_batches(encoder, batches, split.test).cpu())
+    if save is not None:
+        metadata = classifier_metadata(packed, split, config, config.stream)
+        save_classifier(save, _with_classifier(encoder, layer), {**metadata, "training": "linear probe"})
+    labels = split.labels[split.test]
+    report = classification_report(scores, labels, split.label_names)
+    clip_ids = [packed.clip_ids[i] for i in split.test.tolist()]
+    predicted = {"probe": top_predictions(scores, labels, clip_ids, split.label_names)}
+    return TransferResult({"probe": report}, {"probe": scores}, split.test, len(split.train), predicted)
+
+
+def _with_classifier(encoder: UNIK, layer: torch.nn.Linear) -> UNIK:
+    joined = copy.deepcopy(encoder).cpu()
+    joined.reset_classifier(layer.out_features)
+    assert joined.classifier is not None
+    joined.classifier.load_state_dict(layer.state_dict())
+    return joined

@@ -9,45 +9,40 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from tmor_fast.training.checkpoints import WholeFiles
+from tmor_fast.training.run_state import RunState
 
 
 def build_trainer(
-    folder: Path | None,
+    state: RunState | None,
     *,
     epochs: int,
     precision: str = "32-true",
     gradient_clip: float = 0.0,
-    checkpoints: bool = True,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> L.Trainer:
     """A trainer on one device.
 
     Args:
-        folder: gets `log/metrics.csv`, the TensorBoard log and `checkpoints/`; None keeps nothing. Metrics that are
-            there already, of a run that is resumed, become `log/metrics_1.csv` and so on.
+        state: keeps the tables, the TensorBoard log and the checkpoints of a run; None keeps nothing.
         epochs: passes over the data.
         precision: Lightning's precision.
         gradient_clip: largest gradient norm, 0 for no limit.
-        checkpoints: keep the last two epochs.
         progress: show a progress bar.
         callbacks: further callbacks.
     """
     _quieten()
     every: list[Callback] = list(callbacks)
     loggers: list[Any] = []
-    if folder is not None:
-        _keep_metrics(folder / "log")
-        loggers = [CSVLogger(folder, name="", version="log"), TensorBoardLogger(folder, name="", version="log")]
-        if checkpoints:
-            every.append(
-                ModelCheckpoint(
-                    folder / "checkpoints", filename="epoch-{epoch:04d}", auto_insert_metric_name=False,
-                    monitor="epoch", mode="max", save_top_k=2, save_on_train_epoch_end=True,
-                )
-            )  # fmt: skip
+    if state is not None:
+        loggers = [TensorBoardLogger(state.folder, name="", version="log")]
+        every.append(state)
     if progress:
         # A finished epoch keeps its line only where there are few of them.
         every.append(RichProgressBar(leave=epochs <= 30))
@@ -59,20 +54,33 @@ def build_trainer(
         gradient_clip_val=gradient_clip or None,
         logger=loggers or False,
         callbacks=every,
-        enable_checkpointing=folder is not None and checkpoints,
+        enable_checkpointing=state is not None,
         enable_progress_bar=progress,
         enable_model_summary=False,
         log_every_n_steps=10,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        # Under Slurm, Lightning would requeue the job and read a checkpoint of its own from the working directory.
+        plugins=[LightningEnvironment(), WholeFiles()],
+        default_root_dir=None if state is None else state.folder,
     )
 
 
-def _keep_metrics(log: Path) -> None:
-    # The logger would delete them.
-    current = log / "metrics.csv"
-    if current.is_file():
-        current.rename(log / f"metrics_{len(list(log.glob('metrics_*.csv'))) + 1}.csv")
+def fit(trainer: L.Trainer, module: L.LightningModule, checkpoint: Path | None = None) -> None:
+    """Train, from a checkpoint where one is given.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; Lightning alone would end the program with status 1.
+        SystemExit: SIGTERM, with status 143; Lightning alone would end the program with status 0.
+    """
+    try:
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    except SIGTERMException:
+        raise SystemExit(143) from None
+    except SystemExit as stopped:
+        if trainer.interrupted and stopped.code == 1:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _quieten() -> None:

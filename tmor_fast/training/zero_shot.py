@@ -18,6 +18,7 @@ from tmor_fast.training.batches import ClipBatches
 from tmor_fast.training.config import AugmentationConfig
 from tmor_fast.training.datasets import action_text
 from tmor_fast.training.features import embed_in_batches
+from tmor_fast.training.recording import top_predictions
 
 
 @dataclasses.dataclass
@@ -29,12 +30,14 @@ class ZeroShotResult:
         actions: the names that competed.
         chance: accuracy of guessing.
         metric: what to name first: "top1", "mean_per_class" or "both" (`tmor options`, row 24).
+        predictions: first actions of some clips by result (`recording.top_predictions`).
     """
 
     reports: dict[str, ClassificationReport]
     actions: list[str]
     chance: float
     metric: str = "both"
+    predictions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def headline(self) -> str:
         """One line a result, in the metric that the options ask for."""
@@ -49,7 +52,7 @@ class ZeroShotResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         reports = {name: report.to_dict() for name, report in self.reports.items()}
-        return {"actions": self.actions, "chance": self.chance, "reports": reports}
+        return {"actions": self.actions, "chance": self.chance, "reports": reports, "predictions": self.predictions}
 
 
 def embed_actions(model: TMOR, teacher: Teacher, actions: Sequence[str] | Sequence[Sequence[str]]) -> Tensor:
@@ -121,4 +124,9 @@ def zero_shot(
         temperature = float(torch.as_tensor(model.temperature).detach())
         scores["motion+video"] = zero_shot_scores(motion, text, visual, fuse=fuse, temperature=temperature)
     reports = {name: classification_report(s, labels, names) for name, s in scores.items()}
-    return ZeroShotResult(reports, names, 1 / len(names), model.options.zero_shot_metric)
+    clip_ids = [packed.clip_ids[i] for i in index.tolist()]
+    predictions = {}
+    for name, rows in scores.items():
+        kind: Any = "probability" if name == "motion+video" and model.options.zero_shot_fusion == "score" else "cosine"
+        predictions[name] = top_predictions(rows, labels, clip_ids, names, kind=kind)
+    return ZeroShotResult(reports, names, 1 / len(names), model.options.zero_shot_metric, predictions)

@@ -1,0 +1,252 @@
+"""Cluster-guided InfoNCE, forward and backward, against logits in memory: time, memory, error against float64.
+
+    python benchmarks/run.py infonce [--quick] [--set infonce.positives=supcon]
+
+256 queries of width 128 against a bank of 65,536 keys (and of a million), 800 clusters, a fifth of the rows noise. Only
+the queries need a gradient, as in pre-training. The peer is the reference equation of `tmor_fast.ops`, eager and
+compiled; libraries that have a loss over a bank of keys run theirs, with their own definition.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
+from tmor_fast.benchmark.machine import available_memory
+
+QUERIES, WIDTH, CLUSTERS, NOISE, TEMPERATURE = 256, 128, 800, 0.2, 0.1
+BANKS = (65_536, 1_000_000)
+# Matrices of the logits' size that the reference holds at once, measured with autograd; decides what is tried at all.
+EAGER_MATRICES = 9
+WRONG = 1e-3  # relative error against float64 that no float32 form may reach
+
+
+def data(keys: int, device: str, dtype: Any = None) -> dict[str, Any]:
+    """Query (B, d), bank (N, d), own positives (B, d), all of length 1; ids and clusters. The same on every device."""
+    import torch
+    import torch.nn.functional as F
+
+    random = torch.Generator().manual_seed(0)
+    bank = F.normalize(torch.randn(keys, WIDTH, generator=random), dim=1)
+    near = [F.normalize(bank[:QUERIES] + 0.05 * torch.randn(QUERIES, WIDTH, generator=random), dim=1) for _ in range(2)]
+    cluster = torch.randint(CLUSTERS, (keys,), generator=random)
+    cluster[torch.rand(keys, generator=random) < NOISE] = -1
+    vectors = {"query": near[0], "keys": bank, "positive": near[1]}
+    rows = {
+        "query_id": torch.arange(QUERIES), "key_id": torch.arange(keys),
+        "query_cluster": cluster[:QUERIES].clone(), "key_cluster": cluster,
+    }  # fmt: skip
+    return {name: value.to(device, dtype) for name, value in vectors.items()} | {
+        name: value.to(device) for name, value in rows.items()
+    }
+
+
+def _both_ways(loss: Callable[[Any], Any], query: Any) -> Call:
+    """Forward and backward of the mean loss; the losses and the gradient of the query."""
+    query.requires_grad_()
+
+    def call() -> dict[str, Any]:
+        query.grad = None
+        losses = loss(query)
+        losses.mean().backward()
+        return {"loss": losses.detach(), "gradient": query.grad}
+
+    return call
+
+
+def _ours(keys: int, settings: Settings, backend: str) -> Call:
+    from tmor_fast.ops import cluster_infonce
+
+    given = data(keys, settings.device)
+    query, positives = given.pop("query"), settings.options["positives"]
+    return _both_ways(
+        lambda q: cluster_infonce(q, **given, temperature=TEMPERATURE, positives=positives, backend=backend), query
+    )
+
+
+def _reference_loss(given: dict[str, Any], positives: str) -> Callable[[Any], Any]:
+    """The equation with all logits in memory, of the query alone."""
+    import torch
+
+    from tmor_fast.ops.cluster_infonce_reference import Rows, reference_loss
+
+    bank, own = given["keys"], given["positive"]
+    rows = Rows(*(given[name] for name in ("query_id", "key_id", "query_cluster", "key_cluster")))
+    chosen = rows.query_id.new_empty(len(rows.query_id), 0) if positives == "instance" else None
+    form = "sum" if positives == "instance" else positives
+    temperature = torch.full((), TEMPERATURE, dtype=bank.dtype, device=bank.device)
+    return lambda query: reference_loss(query, bank, own, temperature, rows, chosen, form, "all")
+
+
+def _reference(keys: int, settings: Settings, compiled: bool) -> Call:
+    import torch
+
+    given = data(keys, settings.device)
+    loss = _reference_loss(given, settings.options["positives"])
+    return _both_ways(torch.compile(loss) if compiled else loss, given["query"])
+
+
+def _metric_learning(keys: int, settings: Settings) -> Call:
+    import torch
+    from pytorch_metric_learning.losses import SupConLoss
+    from pytorch_metric_learning.reducers import DoNothingReducer
+
+    given = data(keys, settings.device)
+    loss = SupConLoss(TEMPERATURE, reducer=DoNothingReducer())
+    # A noise row is a cluster of its own.
+    labels = torch.where(given["key_cluster"] < 0, CLUSTERS + given["key_id"], given["key_cluster"])
+
+    def losses(query: Any) -> Any:
+        found = loss(query, labels[:QUERIES], ref_emb=given["keys"], ref_labels=labels)
+        return found["loss"]["losses"]
+
+    return _both_ways(losses, given["query"])
+
+
+def _lightly(keys: int, settings: Settings) -> Call:
+    from lightly.loss import NTXentLoss
+
+    given = data(keys, settings.device)
+    loss = NTXentLoss(TEMPERATURE, memory_bank_size=(keys, WIDTH)).to(settings.device)
+    return _both_ways(lambda query: loss(query, given["positive"]), given["query"])
+
+
+def _products(keys: int, settings: Settings, tile: int) -> Call:
+    """The two products that no form can do without: logits, and the gradient of the query."""
+    import torch
+
+    given = data(keys, settings.device)
+    query, bank = given["query"], given["keys"]
+    tile = tile or keys
+
+    def call() -> dict[str, Any]:
+        gradient = torch.zeros_like(query)
+        for first in range(0, keys, tile):
+            part = bank[first : first + tile]
+            gradient.addmm_(query @ part.T, part)
+        return {"gradient": gradient}
+
+    return call
+
+
+def _installed(library: str) -> str | None:
+    return None if importlib.util.find_spec(library) else f"{library} is not installed"
+
+
+def _fits(keys: int, settings: Settings) -> str | None:
+    """Why logits in memory cannot be tried."""
+    if settings.device != "cpu":
+        return None
+    needed, free = EAGER_MATRICES * 4.0 * QUERIES * keys, available_memory()
+    if free is not None and needed > 0.7 * free:
+        return f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are available"
+    return None
+
+
+def _backends(settings: Settings) -> list[str]:
+    """Ours that can run here, the one that "auto" takes first."""
+    from tmor_fast.build import build_config
+
+    built = [name for name in build_config()["backends"]["cluster_infonce"] if name == settings.device]
+    return [*built, "tiled"]
+
+
+def _contenders(keys: int, settings: Settings) -> list[Contender]:
+    products, bank = 4.0 * QUERIES * keys * WIDTH, 4.0 * keys * WIDTH + 16.0 * keys
+    ours = [
+        Contender(
+            f"tmor_fast, {backend}", "ours", lambda backend=backend: _ours(keys, settings, backend),  # type: ignore[misc]
+            flops=products, bytes=bank, headline=place == 0, note="bytes: the bank and its rows' ids read once",
+        )
+        for place, backend in enumerate(_backends(settings))
+    ]  # fmt: skip
+    eager = Contender(
+        "logits, eager", "peer", lambda: _reference(keys, settings, False), unavailable=lambda: _fits(keys, settings),
+        note="the reference equation of tmor_fast.ops",
+    )  # fmt: skip
+    floors = [
+        Contender(
+            "two products, whole", "floor", lambda: _products(keys, settings, 0), flops=products, bytes=2 * bank,
+            cuda_graph=True,
+        ),
+        Contender(
+            "two products, in tiles", "floor", lambda: _products(keys, settings, 4096), flops=products, bytes=bank,
+            cuda_graph=True,
+        ),
+    ]  # fmt: skip
+    if settings.quick and settings.device == "cpu":
+        return [*ours, eager, floors[1]]
+    others = [
+        Contender(
+            "logits, compiled", "peer", lambda: _reference(keys, settings, True), flops=products,
+            unavailable=lambda: _fits(keys, settings), one_call_first=True, note="torch.compile of the same",
+        ),
+        Contender(
+            "pytorch-metric-learning", "peer", lambda: _metric_learning(keys, settings), flops=products,
+            unavailable=lambda: _installed("pytorch_metric_learning") or _fits(keys, settings),
+            note="its SupConLoss: the mean over positives, no own positive",
+        ),
+        Contender(
+            "lightly", "peer", lambda: _lightly(keys, settings), flops=products,
+            unavailable=lambda: _installed("lightly") or _fits(keys, settings),
+            note="its NTXentLoss: the own positive alone, no clusters, no ids",
+        ),
+    ]  # fmt: skip
+    return [*ours, eager, *(others[:1] if settings.quick else others), *floors]
+
+
+def _check(outputs: Mapping[str, Any], keys: int, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Largest errors of losses and gradients against float64, relative to the largest value."""
+    import torch
+
+    given = data(keys, "cpu", torch.float64)
+    query, parts = given["query"].requires_grad_(), []
+    for first in range(0, QUERIES, 16):  # one block of queries at a time: 16 rows of logits in float64
+        rows = slice(first, first + 16)
+        names = ("query_id", "query_cluster", "positive")
+        block = {name: value[rows] if name in names else value for name, value in given.items()}
+        losses = _reference_loss(block, settings.options["positives"])(query[rows])
+        (losses.sum() / QUERIES).backward()
+        parts.append(losses.detach())
+    truth = {"loss": torch.cat(parts), "gradient": query.grad}
+    errors: dict[str, dict[str, float]] = {}
+    for contender, output in outputs.items():
+        if not contender.startswith(("tmor_fast", "logits")):
+            continue  # others have another loss
+        errors[contender] = {
+            name: float((output[name].double() - value).abs().max() / value.abs().max())
+            for name, value in truth.items()
+        }
+    facts: dict[str, dict[str, Any]] = {}
+    for contender, found in errors.items():
+        facts[contender] = {f"{name} error": f"{error:.1e}" for name, error in found.items()}
+        if max(found.values()) > WRONG or any(error != error for error in found.values()):
+            facts[contender]["wrong"] = f"an error of {max(found.values()):.1e} against float64"
+    return facts
+
+
+def cases(settings: Settings) -> Sequence[Case]:
+    """One case for each size of the bank."""
+    banks = [int(size) for size in settings.options["banks"].split(",") if size]
+    return [
+        Case(
+            f"bank of {keys:,}",
+            {"keys": keys, "queries": QUERIES, "width": WIDTH, "positives": settings.options["positives"]},
+            _contenders(keys, settings),
+            check=lambda outputs, keys=keys: _check(outputs, keys, settings),  # type: ignore[misc]
+        )
+        for keys in banks or (BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
+    ]
+
+
+CLAIM = Claim(
+    "Cluster-guided InfoNCE, forward and backward, without logits in memory",
+    cases,
+    options={
+        "positives": ("sum", "form of the loss: sum, mean, supcon or instance"),
+        "banks": ("", "sizes of the bank, comma-separated"),
+    },
+    sweep="keys",
+)

@@ -1,0 +1,219 @@
+"""The repository's claim files: they declare what they promise, their peers agree, their checks catch mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tmor_fast.benchmark import Settings
+from tmor_fast.benchmark.case import find_claims
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the repository's benchmarks are not beside the tests")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"claim_under_test_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def settled(module: ModuleType, **options: str) -> Settings:
+    return module.CLAIM.settle(Settings(quick=True, options=options))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("name", ["dbscan", "infonce", "unik"])
+def test_every_case_has_ours_a_peer_and_one_headline(name: str, quick: bool, device: str) -> None:
+    module = load(name)
+    settings = module.CLAIM.settle(Settings(quick=quick, device=device))
+    cases = module.CLAIM.cases(settings)
+    assert len({case.name for case in cases}) == len(cases)
+    for case in cases:
+        roles = [contender.role for contender in case.contenders]
+        assert {"ours", "peer"} <= set(roles)
+        assert sum(contender.headline for contender in case.contenders) == 1
+        assert case.check is not None
+
+
+def test_only_claims_are_found() -> None:
+    assert {"dbscan", "infonce", "unik"} <= set(find_claims(FOLDER))
+    assert not {"run", "overview", "real_data"} & set(find_claims(FOLDER))
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="it has: isa, sizes"):
+        load("dbscan").CLAIM.settle(Settings(options={"size": "3"}))
+
+
+# ---- DBSCAN
+
+
+def test_points_are_those_of_the_definition() -> None:
+    module = load("dbscan")
+    rows = module.points("clusters", 4000)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(rows, load("dbscan").points("clusters", 4000))
+    copies = module.points("duplicates", 4000)
+    assert len(np.unique(copies, axis=0)) == 3600
+    near = module.neighbours(module.points("one cluster", 1000))
+    assert near > 900
+    assert module.neighbours(module.points("all noise", 1000)) == 1.0
+    share = module.neighbours(module.points("four fifths", 1000), sample=1000) / 1000
+    assert 0.55 < share < 0.7  # 0.8 squared
+
+
+@pytest.mark.parametrize("kind", ["clusters", "one cluster", "all noise", "duplicates", "four fifths"])
+def test_all_peers_give_the_same_labels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    module = load("dbscan")
+    monkeypatch.setattr(module, "CENTRES", 60)
+    n = 900
+    outputs = {"tmor_fast": module._ours(kind, n, "cpu")(), "scikit-learn": module._sklearn(kind, n)()}
+    if importlib.util.find_spec("faiss") and importlib.util.find_spec("scipy"):
+        outputs["FAISS + SciPy"] = module._faiss(kind, n)()
+    facts = module._check(outputs, kind, n, settled(module))
+    for name in set(outputs) - {"scikit-learn"}:
+        assert facts[name] == {"labels": "equal to scikit-learn's"}
+    assert facts[""]["clusters"] == int(outputs["scikit-learn"]["labels"].max()) + 1
+
+
+def test_wrong_labels_are_found_with_and_without_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("dbscan")
+    monkeypatch.setattr(module, "CENTRES", 20)
+    right = module._ours("clusters", 500, "cpu")()
+    wrong = {"labels": right["labels"].clone()}
+    wrong["labels"][int(right["core"].nonzero()[0])] = -1
+    settings = settled(module)
+    facts = module._check({"tmor_fast": wrong}, "clusters", 500, settings)
+    assert "core point but labelled noise" in facts["tmor_fast"]["wrong"]
+    facts = module._check({"tmor_fast": wrong, "scikit-learn": right}, "clusters", 500, settings)
+    assert facts["tmor_fast"]["labels"] == "differ in 1"
+    assert "wrong" in facts["tmor_fast"]
+    # A peer that is wrong does not make ours wrong.
+    facts = module._check({"tmor_fast": right, "scikit-learn": wrong}, "clusters", 500, settings)
+    assert facts["tmor_fast"] == {"labels": "differ in 1", "definition": "verified"}
+    limited = module._check({"tmor_fast": right}, "clusters", 500, settled(module, verify_limit="499"))
+    assert limited["tmor_fast"]["definition"].startswith("not verified above 499 points")
+
+
+def test_a_peer_that_would_not_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("dbscan")
+    monkeypatch.setattr(module, "available_memory", lambda: 1000 * 1000 * 10)
+    assert module._refuses("torch", "all noise", 1000, 10**6, 10.0) is None
+    assert "keeps all neighbours" in str(module._refuses("torch", "one cluster", 1000, 10**6, 10.0))
+    assert "left out above 500 points" in str(module._refuses("torch", "all noise", 1000, 500, 10.0))
+    assert module._refuses("no_such_library", "all noise", 10, 500, 10.0) == "no_such_library is not installed"
+
+
+def test_instruction_sets_are_forced_by_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("dbscan")
+    monkeypatch.setattr(module, "build_config", lambda: {"isa_supported": ["portable", "avx9_bf16"], "backends": {}})
+    found = module._our_contenders("clusters", 10, settled(module, isa="all"))
+    assert [dict(contender.environment) for contender in found] == [
+        {}, {"TMOR_ISA": "portable"}, {"TMOR_ISA": "avx9_bf16"},
+    ]  # fmt: skip
+    assert [contender.precision for contender in found][1:] == ["fp32", "bf16"]
+    assert [contender.headline for contender in found] == [True, False, False]
+    (one,) = module._our_contenders("clusters", 10, settled(module, isa="portable"))
+    assert one.headline
+    with pytest.raises(ValueError, match=r"sse1 cannot run here; accepted: auto, all, portable"):
+        module._our_contenders("clusters", 10, settled(module, isa="sse1"))
+
+
+# ---- InfoNCE
+
+
+@pytest.mark.parametrize("positives", ["sum", "instance", "supcon"])
+def test_ours_and_the_reference_agree_with_float64(positives: str) -> None:
+    module = load("infonce")
+    settings, keys = settled(module, positives=positives), 700
+    outputs = {"tmor_fast, tiled": module._ours(keys, settings, "tiled")(),
+               "logits, eager": module._reference(keys, settings, False)()}  # fmt: skip
+    facts = module._check(outputs, keys, settings)
+    assert all("wrong" not in found and float(found["gradient error"]) < 1e-5 for found in facts.values())
+    broken = {**outputs["tmor_fast, tiled"], "gradient": outputs["tmor_fast, tiled"]["gradient"] * 1.01}
+    assert "wrong" in module._check({"tmor_fast, tiled": broken}, keys, settings)["tmor_fast, tiled"]
+    broken["gradient"] = torch.full_like(broken["gradient"], torch.nan)
+    assert "wrong" in module._check({"tmor_fast, tiled": broken}, keys, settings)["tmor_fast, tiled"]
+
+
+@pytest.mark.parametrize("tile", [0, 300])
+def test_the_floor_is_two_products(tile: int) -> None:
+    from tmor_fast.benchmark.counting import count
+
+    module = load("infonce")
+    call, given = module._products(1000, settled(module), tile), module.data(1000, "cpu")
+    torch.testing.assert_close(call()["gradient"], given["query"] @ given["keys"].T @ given["keys"])
+    assert count(call)[0] == 4 * module.QUERIES * 1000 * module.WIDTH
+
+
+def test_logits_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("infonce")
+    monkeypatch.setattr(module, "available_memory", lambda: 1 << 30)
+    assert module._fits(65_536, settled(module)) is None
+    assert "GiB are available" in module._fits(1_000_000, settled(module))
+
+
+@pytest.mark.parametrize(
+    ("library", "function"), [("pytorch_metric_learning", "_metric_learning"), ("lightly", "_lightly")]
+)
+def test_other_libraries_run_their_losses(library: str, function: str) -> None:
+    pytest.importorskip(library)
+    module = load("infonce")
+    output = getattr(module, function)(600, settled(module))()
+    assert torch.isfinite(output["gradient"]).all()
+    assert output["gradient"].abs().max() > 0
+
+
+# ---- UNIK
+
+
+@pytest.fixture
+def small_unik(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    from tmor_fast.nn import UNIKConfig
+
+    module = load("unik")
+    config = UNIKConfig(joints=5, widths=(8, 8, 12), strides=(1, 1, 2), persons=1, num_classes=4)
+    monkeypatch.setattr(module, "_config", lambda settings: config)
+    monkeypatch.setattr(module, "FRAMES", 12)
+    monkeypatch.setattr(module, "CLASSES", 4)
+    return module
+
+
+@pytest.mark.parametrize("work", ["inference", "training"])
+def test_both_forms_compute_the_same(small_unik: ModuleType, work: str) -> None:
+    settings = settled(small_unik)
+    setup = small_unik._training if work == "training" else small_unik._inference
+    outputs: dict[str, Any] = {}
+    for name, released, form in (
+        ("tmor_fast", False, ""), ("released, eager", True, ""), ("released, channels-last", True, "channels-last"),
+        ("released, bf16", True, "bf16"),
+    ):  # fmt: skip
+        call = setup(3, released, form, settings)
+        call()
+        outputs[name] = {
+            key: value.clone() for key, value in call().items()
+        }  # a second step starts from the same weights
+    facts = small_unik._check(outputs, work, 3, settings)
+    assert all("wrong" not in found for found in facts.values()), facts
+    key = "loss" if work == "training" else "scores"
+    outputs["tmor_fast"][key] = outputs["tmor_fast"][key] * 1.01
+    assert small_unik._check(outputs, work, 3, settings)["tmor_fast"]["wrong"] == f"{key} against float64"
+
+
+def test_unknown_work_is_refused() -> None:
+    module = load("unik")
+    with pytest.raises(ValueError, match="accepted: inference, training"):
+        module.CLAIM.cases(settled(module, work="sleep"))

@@ -1,0 +1,135 @@
+"""`benchmarks/gpu_check.sh` where there is no GPU, and with stand-ins for the tools it calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_check.sh"
+STEPS = ["machine", "build", "tests", "benchmarks", "memcheck", "racecheck", "initcheck", "synccheck"]
+pytestmark = pytest.mark.skipif(
+    not SCRIPT.is_file() or shutil.which("bash") is None, reason="needs bash and the repository's benchmarks"
+)
+
+
+def check(out: Path, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = subprocess.run(
+        ["bash", str(SCRIPT), str(out)], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+    record = json.loads((out / "gpu_check.json").read_text())
+    assert record["complete"]
+    steps = {step["name"]: step for step in record["steps"]}
+    assert list(steps) == STEPS, done.stderr
+    for step in steps.values():
+        assert (out / step["log"]).is_file()
+        assert step["name"] in done.stdout
+    return done.returncode, steps
+
+
+def program(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_first_step_fails_and_the_rest_is_skipped(tmp_path: Path) -> None:
+    code, steps = check(tmp_path / "out", PYTHON=sys.executable)
+    assert code == 1
+    assert (steps["machine"]["status"], steps["machine"]["exit_status"]) == ("failed", 1)
+    assert "torch finds no CUDA device" in (tmp_path / "out" / "machine.log").read_text()
+    for name in STEPS[1:]:
+        assert steps[name]["status"] == "skipped"
+        assert steps[name]["reason"] == "no CUDA device that torch can use"
+
+
+PYTHON = """#!/bin/sh
+echo "$@" "TMOR_CUDA_ARCHS=$TMOR_CUDA_ARCHS SMALL=$TMOR_TEST_SMALL PATHS=$PYTHONPATH" >>"{log}"
+case "$*" in
+  machine.py) printf 90a >architecture ;;
+  *"pip install"*) exit {build} ;;
+  *"-m pytest"*) exit {tests} ;;
+  *run.py*) {benchmarks} ;;
+esac
+"""
+
+
+def stand_ins(folder: Path, build: int = 0, tests: int = 0, benchmarks: str = "exit 0") -> dict[str, str]:
+    """A Python that only notes what it is asked, and a sanitizer that runs what it is given."""
+    log = folder / "calls"
+    python = program(folder / "python", PYTHON.format(log=log, build=build, tests=tests, benchmarks=benchmarks))
+    tools = folder / "bin"
+    tools.mkdir()
+    program(
+        tools / "compute-sanitizer",
+        '#!/bin/sh\necho "$@" >>"{}"\n[ "$1" = --help ] && echo "--kernel-name arg"\nexit 0\n'.format(
+            folder / "checks"
+        ),
+    )
+    return {"PYTHON": str(python), "PATH": f"{tools}:{os.environ['PATH']}"}
+
+
+def test_all_steps_in_order_for_the_devices_architecture_alone(tmp_path: Path) -> None:
+    code, steps = check(tmp_path / "out", **stand_ins(tmp_path))
+    assert (code, {step["status"] for step in steps.values()}) == (0, {"passed"})
+    calls = (tmp_path / "calls").read_text().splitlines()
+    build, tests, benchmarks = calls[1:4]
+    assert "--no-build-isolation --no-deps --no-index" in build
+    assert "TMOR_CUDA_ARCHS=90a" in build
+    assert "-m pytest -m gpu --continue-on-collection-errors" in tests
+    assert "python_tests/ops/test_launch.py" in tests
+    assert "test_table.py" not in tests
+    assert re.search(r"PATHS=\S+/site", tests)
+    assert "--device cuda --quick --out" in benchmarks
+    checks = (tmp_path / "checks").read_text().splitlines()
+    assert [line.split()[1] for line in checks if line.startswith("--tool")] == STEPS[4:]
+    assert all("--kernel-name kns=tmor" in line for line in checks if line.startswith("--tool"))
+
+
+def test_a_failure_is_recorded_and_the_rest_still_runs(tmp_path: Path) -> None:
+    code, steps = check(tmp_path / "out", **stand_ins(tmp_path, tests=3))
+    assert code == 1
+    assert (steps["tests"]["status"], steps["tests"]["exit_status"]) == ("failed", 3)
+    assert {steps[name]["status"] for name in STEPS if name != "tests"} == {"passed"}
+
+
+def test_without_a_build_nothing_is_claimed(tmp_path: Path) -> None:
+    code, steps = check(tmp_path / "out", **stand_ins(tmp_path, build=1))
+    assert code == 1
+    assert steps["build"]["status"] == "failed"
+    assert {steps[name]["reason"] for name in STEPS[2:]} == {"not built"}
+
+
+def test_a_step_that_hangs_is_ended(tmp_path: Path) -> None:
+    started = time.monotonic()
+    tools = stand_ins(tmp_path, benchmarks="exec sleep 60")
+    code, steps = check(tmp_path / "out", TMOR_GPU_CHECK_LIMIT="1", **tools)
+    assert time.monotonic() - started < 30
+    assert (code, steps["benchmarks"]["status"]) == (1, "timeout")
+    assert steps["memcheck"]["status"] == "passed"
+
+
+def test_the_limits_stay_below_nine_minutes() -> None:
+    block = re.search(r"declare -A limit=\((.*?)\)", SCRIPT.read_text(), re.DOTALL)
+    assert block is not None
+    limits = dict(re.findall(r"\[(\w+)\]=(\d+)", block[1]))
+    assert set(limits) == set(STEPS)
+    assert sum(int(limit) + 2 for limit in limits.values()) < 540
+
+
+def test_shellcheck_finds_nothing() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout

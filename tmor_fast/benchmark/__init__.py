@@ -1,0 +1,9 @@
+"""Measuring: ours and its peers in turn, each in a process of its own, against ceilings measured in the same run.
+
+A claim file (`benchmarks/<claim>.py` of the repository) declares a `CLAIM`; `tmor bench` and `python benchmarks/run.py`
+measure it, and leave a JSON record and one HTML page.
+"""
+
+from tmor_fast.benchmark.case import Call, Case, Claim, Contender, Floor, Settings
+
+__all__ = ["Call", "Case", "Claim", "Contender", "Floor", "Settings"]

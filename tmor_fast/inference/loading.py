@@ -1,0 +1,87 @@
+"""From files to a model that predicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tmor_fast.errors import DataError
+from tmor_fast.inference.model import ActionModel
+from tmor_fast.inference.network import Network
+from tmor_fast.inference.settings import trained_with
+from tmor_fast.nn.checkpoint import load_checkpoint
+from tmor_fast.teachers.protocol import Teacher
+
+# What a run folder may hold: a pre-trained model, or the classifiers of one or two streams.
+MODEL_FILE, STREAM_FILES = "model.pt", ("joint.pt", "bone.pt")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def load(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    text_teacher: Teacher | str | None = None,
+) -> ActionModel:
+    """Open a trained model to predict with.
+
+    Args:
+        path: a file that `tmor pretrain` (model.pt), `tmor finetune` (joint.pt, bone.pt) or `tmor probe --save` wrote,
+            or a run folder. Several classifiers, or a folder with joint.pt and bone.pt, are fused: their scores are
+            averaged as in evaluation.
+        device: "auto" takes the GPU where there is one.
+        dtype: of the computation, float32 if None.
+        text_teacher: text encoder to use for names instead of the one the checkpoint was trained with; it must be the
+            same encoder, e.g. where the files of a "precomputed:..." one have moved.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without a model.
+        DataError: a file is none of these, damaged, of a newer version, or lacks what prediction needs.
+        ValueError: an unusable device or dtype, or models that cannot be fused.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype}; accepted: {', '.join(map(str, DTYPES))}")
+    place = _device(device)
+    given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    if not given:
+        raise ValueError("load: give at least one checkpoint")
+    files = [file for one in given for file in _files(Path(one))]
+    networks = []
+    for file in files:
+        module, metadata = load_checkpoint(file)
+        networks.append(Network(module.to(place, dtype), trained_with(str(file), module, metadata)))
+    return ActionModel(networks, [str(file) for file in files], text_teacher=text_teacher)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from error
+    return place
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if (path / MODEL_FILE).is_file():
+        return [path / MODEL_FILE]
+    streams = [path / name for name in STREAM_FILES if (path / name).is_file()]
+    if streams:
+        return streams
+    if (path / "dataset.json").is_file():
+        raise DataError(f"{path} is a clip store, not a model; the checkpoint comes first, then the source")
+    raise FileNotFoundError(
+        f"{path} holds no {MODEL_FILE}, {' or '.join(STREAM_FILES)}; give the folder of a finished run or a file"
+    )
