@@ -23,12 +23,12 @@ import torch
 
 import tmor_fast
 from tmor_fast.data import ClipStore, prepare
+from tmor_fast.data.clip_batches import AugmentationConfig
 from tmor_fast.data.importers import import_npz, import_penn
 from tmor_fast.evaluation.saving import save_json
 from tmor_fast.nn import load_model
 from tmor_fast.teachers import embed_store, get_teacher
 from tmor_fast.training import FinetuneConfig, PretrainConfig, ProbeConfig, finetune, load_config, pretrain, probe
-from tmor_fast.training.config import AugmentationConfig
 from tmor_fast.training.zero_shot import zero_shot
 
 # Actions of Bandai that pre-training never sees; what it sees are their parts (left hand, both hands, turning right).

@@ -29,7 +29,13 @@ LAYERS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms of one layer that may use another of the same layer.
-SIDEWAYS = {("teachers", "data"), ("report", "training"), ("inference", "training")}
+SIDEWAYS = {
+    ("teachers", "data"),
+    ("report", "training"),
+    ("evaluation", "data"),
+    ("evaluation", "nn"),
+    ("evaluation", "teachers"),
+}
 
 
 def python(program: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DataError(ValueError):
     """Input data cannot be used. The message names the place (file, clip, frame, joint) and the remedy."""
@@ -21,3 +23,10 @@ def missing(library: str, extra: str, what: str) -> MissingDependencyError:
         f"{what} needs the library '{library}', which is not installed. "
         f"Install it with: pip install 'tmor_fast[{extra}]'"
     )
+
+
+def check_range(owner: str, config: Any, name: str, low: float, high: float) -> None:
+    """Raise ValueError unless `config.name` lies in [low, high]; `owner` names the configuration in the message."""
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise ValueError(f"{owner}.{name}: got {value}, accepted: {low} to {high}")

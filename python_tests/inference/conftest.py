@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from tmor_fast.data.clip_batches import AugmentationConfig
 from tmor_fast.data.prepare import prepare
 from tmor_fast.data.store import ClipStore
 from tmor_fast.data.synthetic import write_synthetic_store
 from tmor_fast.inference import ActionModel, load
 from tmor_fast.nn import TMOR, UNIK, TMOROptions, UNIKConfig, save_classifier, save_model
-from tmor_fast.training.config import AugmentationConfig, BackboneConfig, FinetuneConfig, OptimiserConfig, ProbeConfig
+from tmor_fast.training.config import BackboneConfig, FinetuneConfig, OptimiserConfig, ProbeConfig
 from tmor_fast.training.finetune import TransferResult, finetune
 from tmor_fast.training.probe import probe
 

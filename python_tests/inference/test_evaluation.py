@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 import tmor_fast
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.prepare import prepare
 from tmor_fast.data.store import ClipStore
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.evaluation.metrics import classification_report
-from tmor_fast.evaluation.zero_shot import zero_shot_scores
+from tmor_fast.evaluation.zero_shot import embed_actions, zero_shot_scores
 from tmor_fast.inference import Prediction
 from tmor_fast.nn.checkpoint import load_model
 from tmor_fast.teachers import get_teacher
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.config import AugmentationConfig
-from tmor_fast.training.features import embed_in_batches
-from tmor_fast.training.zero_shot import embed_actions, zero_shot
+from tmor_fast.training.zero_shot import zero_shot
 
 
 def table(predictions: Sequence[Prediction], names: Sequence[str]) -> Tensor:

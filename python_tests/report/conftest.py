@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from made_runs import ACTIONS, write_log, write_model, write_results, write_store
 
 from tmor_fast.data.store import ClipStore
+from tmor_fast.evaluation.zero_shot import action_text
 from tmor_fast.training.clustering import Clustering
 from tmor_fast.training.config import PretrainConfig, save_config
-from tmor_fast.training.datasets import action_text
 from tmor_fast.training.recording import record_clustering, record_stores
 
 

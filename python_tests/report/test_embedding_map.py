@@ -9,16 +9,16 @@ import pytest
 import torch
 from made_runs import write_store
 
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.prepare import prepare
 from tmor_fast.data.store import ClipStore
 from tmor_fast.errors import MissingDependencyError
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.report.embedding_map import NOT_CLUSTERED, clusters_of, match_recorded, project
 from tmor_fast.report.encoder import embed_clips, open_encoder, predict
 from tmor_fast.report.run_files import read_run
 from tmor_fast.report.sampled_store import SampledStore, draw_rows
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.features import embed_in_batches
 
 
 def test_pca_finds_the_plane_of_largest_variance():

@@ -16,10 +16,11 @@ from tmor_fast.data.store import ClipStore
 from tmor_fast.data.store_writer import ClipStoreWriter
 from tmor_fast.data.synthetic import write_synthetic_store
 from tmor_fast.errors import DataError
+from tmor_fast.evaluation.zero_shot import action_text
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.teachers import PrecomputedTeacher
 from tmor_fast.training.config import BackboneConfig, PretrainConfig
-from tmor_fast.training.datasets import PretrainData, action_text, embed_videos, encode_texts, load_pretrain_data
+from tmor_fast.training.datasets import PretrainData, embed_videos, encode_texts, load_pretrain_data
 from tmor_fast.training.pretrain import build_objective
 
 datasets = importlib.import_module("tmor_fast.training.datasets")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
 from tmor_fast.evaluation.fusion import fuse_scores
 from tmor_fast.evaluation.metrics import classification_report
 from tmor_fast.nn.unik import UNIK
-from tmor_fast.training.batches import ClipBatches
 from tmor_fast.training.config import (
     AugmentationConfig,
     BackboneConfig,

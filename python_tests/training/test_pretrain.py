@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.nn.checkpoint import load_model
 from tmor_fast.nn.objective import Objective, TeacherFeatures
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
-from tmor_fast.training.batches import ClipBatches
 from tmor_fast.training.clustering import Clustering
 from tmor_fast.training.config import (
     AugmentationConfig,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.packed import PackedClips
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.nn.unik import UNIK
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.config import AugmentationConfig, BackboneConfig, OptimiserConfig, ProbeConfig
-from tmor_fast.training.features import embed_in_batches
+from tmor_fast.training.config import BackboneConfig, OptimiserConfig, ProbeConfig
 from tmor_fast.training.probe import ProbeModule, probe
 from tmor_fast.training.trainer import build_trainer
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.packed import PackedClips
-from tmor_fast.evaluation.zero_shot import zero_shot_scores
+from tmor_fast.evaluation.features import embed_in_batches
+from tmor_fast.evaluation.zero_shot import embed_actions, zero_shot_scores
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.teachers import PrecomputedTeacher
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.config import AugmentationConfig, BackboneConfig
-from tmor_fast.training.features import embed_in_batches
-from tmor_fast.training.zero_shot import embed_actions, zero_shot
+from tmor_fast.training.config import BackboneConfig
+from tmor_fast.training.zero_shot import zero_shot
 
 AUGMENTATION = AugmentationConfig(frames=8, view_yaw_degrees=20)
 ACTIONS = ("wave the left hand", "squat", "walk", "clap")

@@ -23,12 +23,13 @@ def zeroshot(
     """Recognise actions by name; says which of them the training knew."""
     from rich.console import Console
 
+    from tmor_fast.data.clip_batches import AugmentationConfig
     from tmor_fast.data.prepare import prepare
     from tmor_fast.data.store import ClipStore
     from tmor_fast.evaluation.saving import save_json
+    from tmor_fast.evaluation.zero_shot import action_text
     from tmor_fast.teachers import get_teacher
-    from tmor_fast.training.config import AugmentationConfig
-    from tmor_fast.training.datasets import action_text, embed_videos
+    from tmor_fast.training.datasets import embed_videos
     from tmor_fast.training.zero_shot import zero_shot
 
     model, metadata = open_model(checkpoint)

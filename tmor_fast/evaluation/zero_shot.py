@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tmor_fast.nn.tmor import TMOR
+from tmor_fast.teachers import Teacher
+
 
 def zero_shot_scores(
     motion: Tensor,
@@ -177,3 +180,18 @@ def _unit_rows(rows: Tensor, name: str, *, allow_zero: bool = False) -> Tensor:
     if not allow_zero and bool(is_zero.any()):
         raise ValueError(f"{name} embedding {int(is_zero.nonzero()[0])} is zero, so it has no direction to compare")
     return normalize(rows, dim=1)
+
+
+def action_text(label_name: str) -> str:
+    """An action name as words: "raise-up-both-hands" becomes "raise up both hands"."""
+    return " ".join(label_name.replace("_", " ").replace("-", " ").split())
+
+
+def embed_actions(model: TMOR, teacher: Teacher, actions: Sequence[str] | Sequence[Sequence[str]]) -> Tensor:
+    """Unit embeddings (K, d) of actions, each given by its name or by several captions, which are averaged."""
+    captions = [[action] if isinstance(action, str) else list(action) for action in actions]
+    flat = [action_text(caption) for group in captions for caption in group]
+    owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
+    with torch.no_grad():
+        projected = model.embed_text(teacher.encode_text(flat).float().to(next(model.parameters()).device))
+    return class_embeddings(projected.cpu(), owner, len(captions))

@@ -61,7 +61,7 @@ class TextNames:
 
     def _embeddings(self, module: TMOR, captions: list[list[str]]) -> Tensor:
         """Unit embeddings (K, d); those of the last names asked for are kept."""
-        from tmor_fast.training.zero_shot import embed_actions
+        from tmor_fast.evaluation.zero_shot import embed_actions
 
         if self._last is None or self._last[0] != captions:
             self._last = captions, embed_actions(module, self.teacher(module), captions)

@@ -7,24 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.layout import SkeletonLayout
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.prepare import prepare_batch
 from tmor_fast.data.ragged import ClipBatch, pad_persons
-from tmor_fast.errors import missing
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.inference.settings import TrainedWith
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.nn.unik_config import UNIKConfig
-
-try:
-    from tmor_fast.training.batches import ClipBatches
-    from tmor_fast.training.config import AugmentationConfig
-    from tmor_fast.training.features import embed_in_batches
-except ImportError as error:
-    if error.name is None or error.name.partition(".")[0] not in ("lightning", "pytorch_lightning"):
-        raise
-    raise missing("lightning", "train", "Prediction") from error
 
 # The share of the circle of directions at which a clip is seen along its z axis, from the front.
 FRONT = 0.5

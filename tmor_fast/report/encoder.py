@@ -10,23 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.prepare import prepare
 from tmor_fast.data.store import ClipStore
 from tmor_fast.errors import DataError
-from tmor_fast.evaluation.zero_shot import zero_shot_scores
+from tmor_fast.evaluation.features import embed_in_batches
+from tmor_fast.evaluation.zero_shot import action_text, embed_actions, zero_shot_scores
 from tmor_fast.nn.checkpoint import load_classifier, load_model
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.report.results import Prediction
 from tmor_fast.report.sampled_store import SampledStore, draw_rows
 from tmor_fast.teachers import get_teacher
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.config import AugmentationConfig
-from tmor_fast.training.datasets import action_text
-from tmor_fast.training.features import embed_in_batches
 from tmor_fast.training.recording import top_predictions
-from tmor_fast.training.zero_shot import embed_actions
 
 Advance = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""

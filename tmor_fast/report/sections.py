@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tmor_fast.data.store import ClipStore
+from tmor_fast.evaluation.zero_shot import action_text
 from tmor_fast.report.gather import Drawing, Material
 from tmor_fast.report.html import absent, clean, details, percent, table, text
 from tmor_fast.report.results import Result, biggest_confusions
-from tmor_fast.training.datasets import action_text
 
 MOST_RESULTS, MOST_CELLS, MOST_CLASSES, MOST_GROUPS = 12, 40_000, 500, 500
 CONFIG_LETTERS = 100_000

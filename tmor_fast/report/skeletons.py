@@ -11,8 +11,8 @@ import numpy as np
 from tmor_fast.data.clip import Clip
 from tmor_fast.data.layout import SkeletonLayout
 from tmor_fast.data.store import ClipStore
+from tmor_fast.evaluation.zero_shot import action_text
 from tmor_fast.report.results import Prediction
-from tmor_fast.training.datasets import action_text
 
 MOST_FRAMES, MOST_PERSONS = 150, 4
 # Coordinates of one clip altogether: with 12 clips under 4 MB of text.

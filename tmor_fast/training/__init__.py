@@ -1,7 +1,7 @@
 """Pre-training and transfer as Lightning modules, with one function a verb."""
 
+from tmor_fast.data.clip_batches import AugmentationConfig
 from tmor_fast.training.config import (
-    AugmentationConfig,
     BackboneConfig,
     FinetuneConfig,
     OptimiserConfig,

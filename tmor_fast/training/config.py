@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tmor_fast.data.atomic import new_file
-from tmor_fast.errors import missing
+from tmor_fast.data.clip_batches import AugmentationConfig
+from tmor_fast.errors import check_range, missing
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.unik_config import UNIKConfig
 
@@ -47,57 +48,6 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True)
-class AugmentationConfig:
-    """How clips become network input (`tmor options`, row 18). At test time only `frames` counts.
-
-    Args:
-        frames: T, frames of a network input.
-        sampling: "resample" stretches a crop (at test time the whole clip) to T frames; "window" is the released way: T
-            frames as they are, a shorter clip padded with zeros at a random place (at test time: in the middle).
-        crop_query: in pre-training the query too is a random crop; False gives it the whole clip, the key alone a crop.
-        min_crop, max_crop: share of a clip that a random temporal crop keeps.
-        rotation_degrees: random in-plane rotation of 2D input, +- so much.
-        rotation_radians: random rotation about each axis of 3D input, +- so much.
-        view_yaw_degrees, view_pitch_degrees: a 3D clip is seen from a direction drawn within +- so much.
-        scale: random scaling by 1 +- so much.
-        shift: standard deviation of a random shift, in normalised units.
-        mirror: share of clips that are mirrored (swaps left and right). A clip whose action or caption names a side is
-            left alone.
-        random_move: the released random move over time (2D).
-        jitter: standard deviation of noise on every joint, in normalised units.
-    """
-
-    frames: int = 150
-    sampling: Literal["resample", "window"] = "resample"
-    crop_query: bool = False
-    min_crop: float = 0.5
-    max_crop: float = 1.0
-    rotation_degrees: float = 30.0
-    rotation_radians: float = 0.3
-    view_yaw_degrees: float = 180.0
-    view_pitch_degrees: float = 15.0
-    scale: float = 0.0
-    shift: float = 0.0
-    mirror: float = 0.0
-    random_move: bool = False
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"augmentation.frames: got {self.frames}, must be at least 1")
-        if not 0 < self.min_crop <= self.max_crop <= 1:
-            raise ValueError(
-                f"augmentation: crops need 0 < min_crop <= max_crop <= 1, got {self.min_crop} and {self.max_crop}"
-            )
-
-        for name, low, high in (
-            ("rotation_degrees", 0, 180), ("rotation_radians", 0, 3.1416), ("view_yaw_degrees", 0, 180),
-            ("view_pitch_degrees", 0, 90), ("scale", 0, 0.99), ("shift", 0, 100), ("mirror", 0, 1), ("jitter", 0, 100),
-        ):  # fmt: skip
-            _check_range("augmentation", self, name, low, high)
-
-
-@dataclass(frozen=True)
 class OptimiserConfig:
     """Optimiser and schedule (row 20). The rate is `rate * batch_size / 256` if `scale_rate`.
 
@@ -130,7 +80,7 @@ class OptimiserConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"optimiser.{name}: got {getattr(self, name)}, must be above 0")
         for name in ("weight_decay", "epochs", "warmup_epochs", "gradient_clip"):
-            _check_range("optimiser", self, name, 0, float("inf"))
+            check_range("optimiser", self, name, 0, float("inf"))
         if self.schedule == "steps" and not self.milestones:
             raise ValueError("optimiser.schedule='steps' needs milestones, e.g. optimiser.milestones=[10,20]")
 
@@ -149,7 +99,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "every_minutes"):
-            _check_range("checkpoints", self, name, 0, float("inf"))
+            check_range("checkpoints", self, name, 0, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -258,12 +208,6 @@ class ProbeConfig:
     layout: str = "unik17"
     normalisation: Literal["body", "screen", "none"] = "body"
     seed: int = 1
-
-
-def _check_range(owner: str, config: Any, name: str, low: float, high: float) -> None:
-    value = getattr(config, name)
-    if not low <= value <= high:
-        raise ValueError(f"{owner}.{name}: got {value}, accepted: {low} to {high}")
 
 
 PRESET_FOLDER = Path(__file__).parent / "configs"

@@ -13,6 +13,7 @@ from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.prepare import prepare
 from tmor_fast.data.store import ClipStore
 from tmor_fast.errors import DataError
+from tmor_fast.evaluation.zero_shot import action_text
 from tmor_fast.nn.objective import TeacherFeatures
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.teachers import Teacher, embed_store, get_teacher
@@ -32,11 +33,6 @@ class PretrainData:
     packed: PackedClips
     teachers: TeacherFeatures
     texts: list[str]
-
-
-def action_text(label_name: str) -> str:
-    """An action name as words: "raise-up-both-hands" becomes "raise up both hands"."""
-    return " ".join(label_name.replace("_", " ").replace("-", " ").split())
 
 
 def load_pretrain_data(stores: Sequence[str | Path], config: PretrainConfig, *, progress: bool = True) -> PretrainData:

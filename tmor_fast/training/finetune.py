@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tmor_fast.data.atomic import space_for
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
 from tmor_fast.evaluation.few_shot import select_few_shot
@@ -22,7 +23,7 @@ from tmor_fast.evaluation.protocols import get_protocol
 from tmor_fast.evaluation.saving import save_json
 from tmor_fast.nn.checkpoint import save_classifier
 from tmor_fast.nn.unik import UNIK
-from tmor_fast.training.batches import ClipBatches, shuffled_loader
+from tmor_fast.training.batches import shuffled_loader
 from tmor_fast.training.config import FinetuneConfig, ProbeConfig, save_config
 from tmor_fast.training.optimiser import build_optimiser
 from tmor_fast.training.recording import top_predictions

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from tmor_fast.data.atomic import space_for
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
+from tmor_fast.evaluation.features import embed_in_batches
+from tmor_fast.evaluation.zero_shot import action_text
 from tmor_fast.nn.checkpoint import save_model
 from tmor_fast.nn.objective import Objective
 from tmor_fast.nn.tmor import TMOR
-from tmor_fast.training.batches import ClipBatches, shuffled_loader
+from tmor_fast.training.batches import shuffled_loader
 from tmor_fast.training.clustering import Clustering, cluster_embeddings
 from tmor_fast.training.config import PretrainConfig, save_config
-from tmor_fast.training.datasets import PretrainData, action_text, load_pretrain_data
-from tmor_fast.training.features import embed_in_batches
+from tmor_fast.training.datasets import PretrainData, load_pretrain_data
 from tmor_fast.training.optimiser import build_optimiser
 from tmor_fast.training.recording import record_clustering, record_stores
 from tmor_fast.training.run_record import RunRecord, begin, check_record, fingerprint, make_record, read_record

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.evaluation.metrics import classification_report
 from tmor_fast.nn.checkpoint import save_classifier
 from tmor_fast.nn.unik import UNIK
-from tmor_fast.training.batches import ClipBatches, EpochShuffle
+from tmor_fast.training.batches import EpochShuffle
 from tmor_fast.training.config import ProbeConfig
-from tmor_fast.training.features import embed_in_batches
 from tmor_fast.training.finetune import TransferResult, classifier_metadata, labelled_split
 from tmor_fast.training.optimiser import build_optimiser
 from tmor_fast.training.recording import top_predictions

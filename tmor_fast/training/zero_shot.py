@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.packed import PackedClips
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.evaluation.metrics import ClassificationReport, classification_report
-from tmor_fast.evaluation.zero_shot import class_embeddings, zero_shot_scores
+from tmor_fast.evaluation.zero_shot import embed_actions, zero_shot_scores
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.teachers import Teacher
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.config import AugmentationConfig
-from tmor_fast.training.datasets import action_text
-from tmor_fast.training.features import embed_in_batches
 from tmor_fast.training.recording import top_predictions
 
 
@@ -53,16 +50,6 @@ class ZeroShotResult:
         """Plain values, for JSON."""
         reports = {name: report.to_dict() for name, report in self.reports.items()}
         return {"actions": self.actions, "chance": self.chance, "reports": reports, "predictions": self.predictions}
-
-
-def embed_actions(model: TMOR, teacher: Teacher, actions: Sequence[str] | Sequence[Sequence[str]]) -> Tensor:
-    """Unit embeddings (K, d) of actions, each given by its name or by several captions, which are averaged."""
-    captions = [[action] if isinstance(action, str) else list(action) for action in actions]
-    flat = [action_text(caption) for group in captions for caption in group]
-    owner = torch.tensor([i for i, group in enumerate(captions) for _ in group])
-    with torch.no_grad():
-        projected = model.embed_text(teacher.encode_text(flat).float().to(next(model.parameters()).device))
-    return class_embeddings(projected.cpu(), owner, len(captions))
 
 
 def zero_shot(

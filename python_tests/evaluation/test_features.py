@@ -5,16 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tmor_fast.data.clip_batches import AugmentationConfig, ClipBatches
 from tmor_fast.data.packed import PackedClips
+from tmor_fast.data.prepare import prepare
+from tmor_fast.data.synthetic import write_synthetic_store
+from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.nn.unik import UNIK
-from tmor_fast.training.batches import ClipBatches
-from tmor_fast.training.config import AugmentationConfig, BackboneConfig
-from tmor_fast.training.features import embed_in_batches
+from tmor_fast.training.config import BackboneConfig
 
 AUGMENTATION = AugmentationConfig(frames=8, view_yaw_degrees=40)
 CONFIG = BackboneConfig(preset="unik-micro").build(17)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedClips:
+    """12 clips, 3D."""
+    return prepare(write_synthetic_store(tmp_path_factory.mktemp("features") / "synthetic", clips=12, seed=3))
 
 
 @pytest.fixture

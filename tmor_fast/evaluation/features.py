@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.nn.unik import UNIK
-from tmor_fast.training.batches import ClipBatches
 
 
 @torch.no_grad()
