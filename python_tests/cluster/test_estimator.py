@@ -92,8 +92,8 @@ def test_pipeline() -> None:
 
 def test_errors() -> None:
     points = blobs()
-    with pytest.raises(ValueError, match=r"unknown backend 'faiss'; accepted: 'auto', 'reference', 'cpu', 'sklearn'"):
-        DBSCAN(backend="faiss").fit(points)
+    with pytest.raises(ValueError, match=r"unknown backend 'hdbscan'; accepted: 'auto', 'reference', 'cpu', 'sklearn'"):
+        DBSCAN(backend="hdbscan").fit(points)
     with pytest.raises(ValueError, match="unknown metric 'l1'"):
         DBSCAN(metric="l1").fit(points)
     with pytest.raises(ValueError, match=r"reshape\(-1, 1\)"):

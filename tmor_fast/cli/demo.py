@@ -34,7 +34,7 @@ ACTIONS = (
     "step to the left side", "step to the right side", "stretch to the left side", "stretch to the right side",
 )  # fmt: skip
 
-FULL = DemoSize(clips=1800, stage1_epochs=6, stage2_epochs=10)
+FULL = DemoSize(clips=1800, stage1_epochs=6, stage2_epochs=8)
 QUICK = DemoSize(clips=400, stage1_epochs=2, stage2_epochs=3)
 
 

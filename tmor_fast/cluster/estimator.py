@@ -5,14 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from tmor_fast.cluster.arrays import ArrayLike, like, to_points, to_tensor
-from tmor_fast.errors import BackendUnavailableError
+from tmor_fast.cluster.peers import SEARCHES
 from tmor_fast.ops import dbscan
 
-BACKENDS = ("auto", "reference", "cpu", "sklearn")
+BACKENDS = ("auto", "reference", "cpu", *SEARCHES)
 
 
 class DBSCAN:
@@ -22,9 +19,9 @@ class DBSCAN:
         eps: largest distance between neighbours.
         min_samples: neighbours, the point itself included, that make a core point.
         metric: "euclidean" or "cosine".
-        backend: "auto", "reference", "cpu" (see `tmor_fast.ops.dbscan`), or "sklearn", which runs scikit-learn's own
-            brute-force search where it is installed: its float64 distances come from products, so pairs whose distance
-            is within rounding of eps may be decided otherwise.
+        backend: "auto", "reference", "cpu" (see `tmor_fast.ops.dbscan`), or another library where it is installed:
+            "faiss" (range search, pairs near eps decided in float64: exact), "sklearn" and "cuml" (pairs whose distance
+            is within their rounding of eps may be decided otherwise).
 
     Attributes (after `fit`), tensors if X was a tensor, else NumPy arrays:
         labels_: (n,) int64, -1 for noise.
@@ -62,8 +59,8 @@ class DBSCAN:
             raise ValueError(f"unknown backend {self.backend!r}; accepted: {', '.join(map(repr, BACKENDS))}")
         points = to_points(X)
         weight = None if sample_weight is None else to_tensor(sample_weight, "sample_weight").to(points.device)
-        if self.backend == "sklearn":
-            labels, core = self._fit_sklearn(points, weight)
+        if self.backend in SEARCHES:
+            labels, core = SEARCHES[self.backend](points, self.eps, self.min_samples, self.metric, weight)
         else:
             labels, core = dbscan(
                 points,
@@ -83,23 +80,6 @@ class DBSCAN:
     def fit_predict(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Any:
         """`fit`, then `labels_`."""
         return self.fit(X, y, sample_weight).labels_
-
-    def _fit_sklearn(self, points: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        try:
-            import sklearn.cluster
-        except ImportError as error:
-            raise BackendUnavailableError(
-                "backend 'sklearn' needs scikit-learn, which is not installed: pip install scikit-learn; "
-                "backend 'auto' needs nothing more"
-            ) from error
-        peer = sklearn.cluster.DBSCAN(eps=self.eps, min_samples=self.min_samples, metric=self.metric, algorithm="brute")
-        peer.fit(
-            points.to("cpu", torch.float64).numpy(), sample_weight=None if weight is None else weight.cpu().numpy()
-        )
-        labels = torch.from_numpy(peer.labels_.astype("int64")).to(points.device)
-        core = torch.zeros(len(labels), dtype=torch.bool, device=points.device)
-        core[torch.from_numpy(peer.core_sample_indices_.astype("int64")).to(points.device)] = True
-        return labels, core
 
     @classmethod
     def _parameters(cls) -> list[str]:
