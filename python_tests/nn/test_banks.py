@@ -216,6 +216,43 @@ def test_feature_bank_projects_with_the_head_as_it_is_now() -> None:
     assert torch.equal(bank.project(index, identity), features[index])
 
 
+@pytest.mark.parametrize("block", [1, 4, 7, 100])
+def test_blocks_give_the_projections_and_gradients_of_all_rows_at_once(block: int) -> None:
+    features, weight = torch.randn(9, 5, generator=seeded(), dtype=torch.float64), torch.randn(7, 3).double()
+    bank, head = FeatureBank(features), ProjectionHead(5, 4, 3).double()
+    index = torch.tensor([8, 0, 3, 3, 1, 7, 2])
+    found = []
+    for size in (None, block):
+        projected = bank.project(index, head, block=size)
+        found.append((projected, *torch.autograd.grad((projected * weight).sum(), list(head.parameters()))))
+        plain = bank.project(index, head, grad=False, block=size)
+        assert not plain.requires_grad
+        torch.testing.assert_close(plain, projected.detach())
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_a_block_sees_no_more_rows_than_its_size() -> None:
+    seen: list[int] = []
+    bank, head = FeatureBank(torch.randn(10, 5)), ProjectionHead(5, 4, 3)
+    head.register_forward_pre_hook(lambda _, rows: seen.append(len(rows[0])))
+    projected = bank.project(torch.arange(10), head, block=4)
+    assert seen == [4, 4, 2]
+    projected.sum().backward()
+    # Backward projects the blocks again instead of keeping their activations.
+    assert sorted(seen) == [2, 2, 4, 4, 4, 4]
+
+
+def test_blocks_are_refused_where_rows_depend_on_each_other() -> None:
+    bank, head = FeatureBank(torch.randn(6, 5)), ProjectionHead(5, 4, 3, batch_norm=True)
+    with pytest.raises(ValueError, match="batch statistics"):
+        bank.project(torch.arange(6), head, block=2)
+    assert bank.project(torch.arange(6), head, block=6).shape == (6, 3)
+    assert bank.project(torch.arange(6), head.eval(), block=2).shape == (6, 3)
+    with pytest.raises(ValueError, match="block must be at least 1"):
+        bank.project(torch.arange(6), head, block=0)
+
+
 def test_feature_bank_is_saved_only_on_request() -> None:
     features = torch.ones(2, 3)
     assert not FeatureBank(features).state_dict()

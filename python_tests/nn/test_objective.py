@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tmor_fast.nn import objective as objective_module
 from tmor_fast.nn.objective import Objective, TeacherFeatures
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
@@ -171,6 +172,37 @@ def test_per_query_draws_use_as_many_rows_as_asked():
     few, all_rows, shared = losses
     assert few < shared
     assert all_rows == pytest.approx(shared, rel=1e-9)
+
+
+@pytest.mark.parametrize("bank", ["sample", "fifo"])
+def test_the_whole_data_set_is_compared_with_where_no_number_is_given(bank: str):
+    losses = []
+    for count in (None, N, 3):
+        objective = build(motion_bank=bank, num_negatives=count)
+        fill(objective)
+        objective.set_clusters(CLUSTERS)
+        losses.append({name: part.item() for name, part in objective(clips(B, 1), clips(B, 2), INDEX, 2).items()})
+    everything, counted, few = losses
+    assert everything == counted
+    assert few["mv"] < everything["mv"]
+    assert len(build(motion_bank=bank, num_negatives=None).bank) == N
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_large_bank_goes_through_the_heads_in_blocks_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, batch_norm: bool
+):
+    found = []
+    for block in (N, 2):
+        monkeypatch.setattr(objective_module, "PROJECTED_AT_ONCE", block)
+        objective = build(num_negatives=None, head_batch_norm=batch_norm)
+        fill(objective)
+        objective.model.video_head.train()
+        loss = objective(clips(B, 1), clips(B, 2), INDEX, 2)["loss"]
+        loss.backward()
+        found.append((loss.detach(), *(p.grad for p in objective.model.parameters() if p.grad is not None)))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole)
 
 
 def test_samples_without_video_are_neither_queries_nor_negatives():

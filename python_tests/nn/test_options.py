@@ -46,3 +46,10 @@ def test_named_choices_are_accepted_and_others_listed(field: dataclasses.Field):
 def test_numbers_out_of_range_are_refused(name: str, value: float):
     with pytest.raises(ValueError, match=name):
         TMOROptions(**{name: value})
+
+
+def test_null_takes_the_whole_data_set_as_negatives():
+    assert TMOROptions(num_negatives=None).num_negatives is None
+    assert any(
+        name == "num_negatives" and "null = the whole data set" in text for _, name, _, _, text in option_table()
+    )

@@ -35,6 +35,18 @@ def test_later_overrides_win_over_the_file(tmp_path: Path):
     assert config.unlabelled == ("a", "b")
 
 
+def test_the_whole_data_set_as_negatives_is_null_in_a_file_and_on_the_command_line(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("options:\n  num_negatives: null\n")
+    for config in (
+        load_config(PretrainConfig, file),
+        load_config(PretrainConfig, None, ["options.num_negatives=null"]),
+    ):
+        assert config.options.num_negatives is None
+        file.write_text(to_yaml(config))
+        assert load_config(PretrainConfig, file) == config
+
+
 @pytest.mark.parametrize("cls", [PretrainConfig, FinetuneConfig, ProbeConfig])
 def test_yaml_round_trip(cls: type, tmp_path: Path):
     config = load_config(cls, None, ["optimiser.milestones=[3,4]", "seed=7", "augmentation.frames=12"])

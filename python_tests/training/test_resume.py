@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -115,6 +115,29 @@ def stopped(stopped_once: Path, tmp_path: Path) -> Path:
 def check(out: Path, unbroken: Path) -> None:
     assert losses(out) == losses(unbroken)
     assert same(load_model(out / "model.pt")[0].state_dict(), load_model(unbroken / "model.pt")[0].state_dict())
+
+
+@pytest.mark.parametrize("bank", ["sample", "fifo"])
+def test_a_run_against_the_whole_data_set_goes_on_with_its_bank(
+    bank: Literal["sample", "fifo"], twenty: PretrainData, tmp_path: Path
+):
+    options = replace(CONFIG.options, motion_bank=bank, num_negatives=None)
+    config = replace(CONFIG, options=options, stage2_epochs=0)
+    run(twenty, tmp_path / "unbroken", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainModule, "on_train_batch_start", at_step(1, 7, stop))
+        with pytest.raises(StoppedError):
+            run(twenty, tmp_path / "run", config)
+    run(twenty, tmp_path / "run", config, resume=True)
+    found = []
+    for out in (tmp_path / "run", tmp_path / "unbroken"):
+        newest = max((out / "stage1" / "checkpoints").glob("*.ckpt"), key=lambda path: path.name)
+        found.append(torch.load(newest, weights_only=True)["state_dict"])
+    banks = [name for name in found[0] if ".bank." in name]
+    assert len(banks) == (2 if bank == "sample" else 3)
+    assert same(load_model(tmp_path / "run" / "model.pt")[0].state_dict(),
+                load_model(tmp_path / "unbroken" / "model.pt")[0].state_dict())  # fmt: skip
+    assert all(torch.equal(found[0][name], found[1][name]) for name in banks)
 
 
 def test_checkpoints_at_steps_and_epochs_and_the_last_two_stay(stopped: Path, unbroken: Path):

@@ -6,7 +6,8 @@ frozen teacher features and projects them when asked, so its projections are nev
 
 All are modules whose storage lives in buffers: they move with `.to(device)`, are saved by `state_dict` and load with
 `weights_only=True`. `.half()`, `.float()` and `.to(dtype)` of a model leave their storage dtype alone. Under
-DistributedDataParallel pass `broadcast_buffers=False` and update with rows gathered from all ranks.
+DistributedDataParallel pass `broadcast_buffers=False` and update with rows gathered from all ranks (`gather_rows`).
+`ShardedBank` divides a sample bank among the ranks instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from tmor_fast.errors import DataError
@@ -323,7 +325,9 @@ class FeatureBank(_Bank):
             self._check_range(index)
         return self.features.index_select(0, index.to(self.features.device, torch.int64))
 
-    def project(self, index: Tensor, head: nn.Module, *, grad: bool = True, check: bool = True) -> Tensor:
+    def project(
+        self, index: Tensor, head: nn.Module, *, grad: bool = True, check: bool = True, block: int | None = None
+    ) -> Tensor:
         """Features of the samples `index` through `head`, as the head is now.
 
         Args:
@@ -331,20 +335,53 @@ class FeatureBank(_Bank):
             head: module (N, D) -> (N, d), on any device; features are moved and cast to its first parameter.
             grad: keep the gradient with respect to the head (the features never get one).
             check: look for indices out of range (waits for the device).
+            block: rows that go through the head at once; None is all. Memory beyond the result is then that of one
+                block: with a gradient, a block is read and projected again in backward.
 
         Returns:
             (N, d) on the head's device.
 
         Raises:
-            ValueError: an index out of range.
+            ValueError: an index out of range, or `block` with a head whose batch statistics need all rows at once.
         """
-        rows = self.gather(index, check=check)
+        self._check_integers(index, "index")
+        if check:
+            self._check_range(index)
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            if block is None or len(index) <= block:
+                return self._project_rows(index, head)
+            _check_block(block, head)
+            if not torch.is_grad_enabled():
+                return torch.cat([self._project_rows(part, head) for part in index.split(block)])
+            parts = [
+                torch.utils.checkpoint.checkpoint(self._project_rows, part, head, use_reentrant=False)
+                for part in index.split(block)
+            ]
+            return torch.cat(parts)
+
+    def _project_rows(self, index: Tensor, head: nn.Module) -> Tensor:
+        rows = self.gather(index, check=False)
         parameter = next(head.parameters(), None)
         if parameter is not None:
             rows = rows.to(parameter.device, parameter.dtype, non_blocking=True)
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            projected: Tensor = head(rows)
+        projected: Tensor = head(rows)
         return projected
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """Whether rows of a batch depend on each other: batch normalisation in train mode."""
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(m.training or m.running_mean is None for m in norms)
+
+
+def _check_block(block: int, head: nn.Module) -> None:
+    if block < 1:
+        raise ValueError(f"FeatureBank: block must be at least 1, got {block}")
+    if has_batch_statistics(head):
+        raise ValueError(
+            f"FeatureBank: batch statistics of blocks of {block} rows are not those of all rows; "
+            "set block=None, or put the head's batch normalisation in eval mode"
+        )
 
 
 def _check_features(features: Tensor, chunk: int = 65_536) -> None:

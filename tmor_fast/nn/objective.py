@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tmor_fast import ops
-from tmor_fast.nn.banks import FeatureBank, FIFOQueue, SampleBank
+from tmor_fast.nn.banks import FeatureBank, FIFOQueue, SampleBank, has_batch_statistics
+from tmor_fast.nn.distributed import gather_rows, world_size
 from tmor_fast.nn.momentum import MomentumEncoder
 from tmor_fast.nn.tmor import TMOR
+
+# Teacher features that go through a head together; the activations of more would take gigabytes.
+PROJECTED_AT_ONCE = 65536
 
 
 @dataclasses.dataclass
@@ -79,7 +83,7 @@ class Objective(nn.Module):
         if options.motion_bank == "sample":
             self.bank: SampleBank | FIFOQueue = SampleBank(num_samples, model.embedding_dim, dtype)
         else:
-            self.bank = FIFOQueue(options.num_negatives, model.embedding_dim, dtype)
+            self.bank = FIFOQueue(options.num_negatives or num_samples, model.embedding_dim, dtype)
         self.register_buffer("clusters", torch.full((num_samples,), -1, dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.clustered = False
@@ -135,6 +139,10 @@ class Objective(nn.Module):
     def forward(self, query: Tensor, key: Tensor, index: Tensor, stage: int = 1) -> dict[str, Tensor]:
         """Losses of a batch; the keys then enter the bank.
 
+        Under `torch.distributed` every rank brings its part of the batch, and the keys of all enter the bank of each.
+        The averages over ranks of the losses and of the gradients are then those of one process with the whole batch,
+        apart from batch statistics, which are a rank's own, and from which positives are drawn.
+
         Args:
             query: (B, C, T, V, M) view of the samples that gets the gradient.
             key: (B, C, T, V, M) other view of the same samples.
@@ -148,12 +156,13 @@ class Objective(nn.Module):
         positive = self.keys(key)
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.step))
         clusters = self._stage_clusters(stage)
-        parts = {"mm": self._motion_loss(features, positive, index, clusters, draw)}
+        whole, _ = gather_rows(index)
+        parts = {"mm": self._motion_loss(features, positive, index, whole, clusters, draw)}
         if self.video is not None:
-            parts["mv"] = self._video_loss(features, index, clusters, draw)
+            parts["mv"] = self._video_loss(features, index, whole, clusters, draw)
         if stage == 2 and self.text is not None:
-            parts["mt"] = self._text_loss(features, index, clusters, draw)
-        self.bank.update(index, positive, check=False)
+            parts["mt"] = self._text_loss(features, index, whole, clusters, draw)
+        self.bank.update(whole, gather_rows(positive)[0], check=False)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def _stage_clusters(self, stage: int) -> Tensor:
@@ -168,9 +177,10 @@ class Objective(nn.Module):
         if self._leaves_out("not_negative", clusters):
             eligible = eligible & (clusters >= 0)
         rows = eligible.nonzero().squeeze(1)
-        if len(rows) <= self.options.num_negatives or self.options.negatives == "per_query":
+        count = self.options.num_negatives
+        if count is None or len(rows) <= count or self.options.negatives == "per_query":
             return rows
-        chosen = torch.randperm(len(rows), generator=draw)[: self.options.num_negatives]
+        chosen = torch.randperm(len(rows), generator=draw)[:count]
         return rows[chosen.to(rows.device)]
 
     def _motion_rows(self, clusters: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -184,7 +194,7 @@ class Objective(nn.Module):
         return ids, self.bank.gather(ids, check=False)
 
     def _motion_loss(
-        self, features: Tensor, positive: Tensor, index: Tensor, clusters: Tensor, draw: torch.Generator
+        self, features: Tensor, positive: Tensor, index: Tensor, whole: Tensor, clusters: Tensor, draw: torch.Generator
     ) -> Tensor:
         """L_mm (Eq. 1 to 3): the own other view and same-cluster keys against the rest of the bank."""
         query = self.model.project_motion(features, "mm")
@@ -194,9 +204,11 @@ class Objective(nn.Module):
         loss = self._infonce(
             query, keys, positive, index, ids, clusters, mode, None if instance else self.options.max_positives, draw
         )
-        return self._average(loss, index, clusters)
+        return self._average(loss, index, whole, clusters)
 
-    def _video_loss(self, features: Tensor, index: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
+    def _video_loss(
+        self, features: Tensor, index: Tensor, whole: Tensor, clusters: Tensor, draw: torch.Generator
+    ) -> Tensor:
         """L_mv: the embedding of the own video against those of other samples."""
         assert self.video is not None
         assert self.model.video_head is not None
@@ -206,11 +218,16 @@ class Objective(nn.Module):
         index, query = index[seen], self.model.project_motion(features[seen], "mv")
         rows = self._draw_rows(self.has_video, clusters, draw)
         grad = self.options.negative_gradient
-        keys = self.video.project(rows, self.model.video_head, grad=grad, check=False)
+        # Batch statistics are those of all rows; otherwise a large bank goes through the head in blocks.
+        block = None if has_batch_statistics(self.model.video_head) else PROJECTED_AT_ONCE
+        keys = self.video.project(rows, self.model.video_head, grad=grad, check=False, block=block)
         own = self.video.project(index, self.model.video_head, check=False)
-        return self._cross_loss(query, own, keys, index, rows, clusters, draw, None)
+        whole = whole[self.has_video[whole]]
+        return self._cross_loss(query, own, keys, index, whole, rows, clusters, draw, None)
 
-    def _text_loss(self, features: Tensor, index: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
+    def _text_loss(
+        self, features: Tensor, index: Tensor, whole: Tensor, clusters: Tensor, draw: torch.Generator
+    ) -> Tensor:
         """L_mt (Eq. 6 to 8): the embedding of the own text against those of other samples."""
         assert self.text is not None
         assert self.model.text_head is not None
@@ -221,11 +238,13 @@ class Objective(nn.Module):
         rows = self._draw_rows(self.text_id >= 0, clusters, draw)
         # Few distinct texts stand for many samples, so each is projected once.
         every = torch.arange(len(self.text), device=index.device)
-        projected = self.text.project(every, self.model.text_head, check=False)
+        block = None if has_batch_statistics(self.model.text_head) else PROJECTED_AT_ONCE
+        projected = self.text.project(every, self.model.text_head, check=False, block=block)
         keys = projected if self.options.negative_gradient else projected.detach()
         captions = self.text_id if self.options.text_negatives == "text_or_cluster" else None
         own = projected[self.text_id[index]]
-        return self._cross_loss(query, own, keys[self.text_id[rows]], index, rows, clusters, draw, captions)
+        whole = whole[self.text_id[whole] >= 0]
+        return self._cross_loss(query, own, keys[self.text_id[rows]], index, whole, rows, clusters, draw, captions)
 
     def _cross_loss(
         self,
@@ -233,6 +252,7 @@ class Objective(nn.Module):
         own: Tensor,
         keys: Tensor,
         index: Tensor,
+        whole: Tensor,
         rows: Tensor,
         clusters: Tensor,
         draw: torch.Generator,
@@ -240,13 +260,12 @@ class Objective(nn.Module):
     ) -> Tensor:
         cluster_positives = self.options.cross_positives == "cluster"
         mode, limit = ("sum", self.options.max_positives) if cluster_positives else ("instance", None)
-        loss = self._average(
-            self._infonce(query, keys, own, index, rows, clusters, mode, limit, draw, captions), index, clusters
-        )
+        each = self._infonce(query, keys, own, index, rows, clusters, mode, limit, draw, captions)
+        loss = self._average(each, index, whole, clusters)
         if self.options.symmetric and len(index):
             ids, motion = self._motion_rows(clusters, draw)
             back = self._infonce(own, motion, query, index, ids, clusters, mode, limit, draw, captions)
-            loss = (loss + self._average(back, index, clusters)) / 2
+            loss = (loss + self._average(back, index, whole, clusters)) / 2
         return loss
 
     def _infonce(
@@ -270,7 +289,7 @@ class Objective(nn.Module):
         def loss(of: slice | Tensor, among: slice | Tensor) -> Tensor:
             return ops.cluster_infonce(
                 query[of],
-                keys[among].to(query.dtype),
+                keys[among],
                 positive[of].to(query.dtype),
                 query_id=index[of],
                 key_id=rows[among],
@@ -286,7 +305,7 @@ class Objective(nn.Module):
             )
 
         count = self.options.num_negatives
-        if self.options.negatives == "shared" or len(rows) <= count:
+        if self.options.negatives == "shared" or count is None or len(rows) <= count:
             return loss(slice(None), slice(None))
         # Each query draws its own rows: one call a query.
         losses = []
@@ -299,7 +318,8 @@ class Objective(nn.Module):
         """Whether noise is treated as `choice` says; while nothing is clustered, all would be noise."""
         return self.options.noise == choice and bool((clusters >= 0).any())
 
-    def _average(self, loss: Tensor, index: Tensor, clusters: Tensor) -> Tensor:
+    def _average(self, loss: Tensor, index: Tensor, whole: Tensor, clusters: Tensor) -> Tensor:
+        """Mean over the samples; with several ranks their average is the mean over `whole`, the samples of all."""
         if self._leaves_out("no_loss", clusters):
-            loss = loss[clusters[index] >= 0]
-        return loss.mean() if len(loss) else loss.sum()
+            loss, whole = loss[clusters[index] >= 0], whole[clusters[whole] >= 0]
+        return loss.sum() * (world_size() / max(len(whole), 1))

@@ -34,7 +34,9 @@ class TMOROptions:
     text_negatives: Literal["text_or_cluster", "cluster"] = _option(
         "text_or_cluster", 5, "what removes a text negative: the same text or the same cluster, or the cluster alone"
     )
-    num_negatives: int = _option(65536, 6, "bank rows compared with in a step, drawn without replacement", min=1)
+    num_negatives: int | None = _option(
+        65536, 6, "bank rows compared with in a step, drawn without replacement; null = the whole data set", min=1
+    )
     negatives: Literal["shared", "per_query"] = _option(
         "shared", 6, "one draw for the batch, or one for each query (exact but slow)"
     )
