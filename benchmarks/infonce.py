@@ -3,8 +3,9 @@
     python benchmarks/run.py infonce [--quick] [--set infonce.positives=supcon]
 
 256 queries of width 128 against a bank of 65,536 keys (and of a million), 800 clusters, a fifth of the rows noise. Only
-the queries need a gradient, as in pre-training. The peer is the reference equation of `tmor_fast.ops`, eager and
-compiled; libraries that have a loss over a bank of keys run theirs, with their own definition.
+the queries need a gradient there. The peer is the reference equation of `tmor_fast.ops`, eager and
+compiled; libraries that have a loss over a bank of keys run theirs, with their own definition. A last case is the loss
+of one T-MOR step: motion-motion over a bank, motion-video and motion-text over projected keys that need a gradient too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
 from tmor_fast.benchmark.machine import available_memory
 
 QUERIES, WIDTH, CLUSTERS, NOISE, TEMPERATURE = 256, 128, 800, 0.2, 0.1
-BANKS = (65_536, 1_000_000)
+BANKS = (65_536, 1_048_576)
+CAPTIONS, DRAWN = 60, 4
 # Matrices of the logits' size that the reference holds at once, measured with autograd; decides what is tried at all.
 EAGER_MATRICES = 9
 WRONG = 1e-3  # relative error against float64 that no float32 form may reach
@@ -131,6 +133,79 @@ def _products(keys: int, settings: Settings, tile: int) -> Call:
     return call
 
 
+def _step(keys: int, settings: Settings, backend: str, compiled: bool = False) -> Call:
+    """The three losses of one step of stage 2 with the method's defaults, forward and backward, from embeddings on."""
+    import torch
+
+    from tmor_fast.ops import cluster_infonce
+
+    given, teacher = data(keys, settings.device), data(keys, settings.device)
+    query, bank = given.pop("query").requires_grad_(), given.pop("keys")
+    video = teacher["keys"].flip(1).contiguous().requires_grad_()
+    text = teacher["keys"].roll(1, 1).contiguous().requires_grad_()
+    caption = given["key_id"] % CAPTIONS
+    captions = {"query_caption": caption[:QUERIES].clone(), "key_caption": caption}
+    own = [video.detach()[:QUERIES].clone(), text.detach()[:QUERIES].clone()]
+    common: dict[str, Any] = {"temperature": TEMPERATURE, "backend": backend}
+    motion, rows = given.pop("positive"), given
+
+    def total(query: Any, video: Any, text: Any) -> Any:
+        mm = cluster_infonce(query, bank, motion, **rows, **common, max_positives=DRAWN, seed=1)
+        mv = cluster_infonce(query, video, own[0], **rows, **common, positives="instance")
+        mt = cluster_infonce(query, text, own[1], **rows, **captions, **common, positives="instance")
+        return torch.stack([mm.mean(), mv.mean(), mt.mean()])
+
+    run = torch.compile(total) if compiled else total
+
+    def call() -> dict[str, Any]:
+        query.grad = video.grad = text.grad = None
+        losses = run(query, video, text)
+        losses.sum().backward()
+        return {"loss": losses.detach(), "gradient": query.grad, "video": video.grad, "text": text.grad}
+
+    return call
+
+
+def _step_check(outputs: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
+    """Largest differences from the eager reference, relative to its largest value."""
+    facts: dict[str, dict[str, Any]] = {}
+    exact = outputs.get("logits, eager")
+    for name, output in outputs.items() if exact is not None else ():
+        apart = max(float((output[k] - v).abs().max() / v.abs().max()) for k, v in exact.items())
+        facts[name] = {"from eager": f"{apart:.1e}"}
+        if not apart <= WRONG:
+            facts[name]["wrong"] = f"a difference of {apart:.1e} from the eager reference"
+    return facts
+
+
+def _step_case(keys: int, settings: Settings) -> Case:
+    # Both products of mm, and three of mv and mt each, whose logits are computed again for the gradient of the keys.
+    flops = 2.0 * QUERIES * keys * WIDTH * (2 + 4 + 4)
+    contenders = [
+        Contender(
+            f"tmor_fast, {backend}", "ours", lambda backend=backend: _step(keys, settings, backend),  # type: ignore[misc]
+            flops=flops, headline=place == 0,
+        )
+        for place, backend in enumerate(_backends(settings))
+    ]  # fmt: skip
+    for compiled in (False, True):
+        contenders.append(
+            Contender(
+                "logits, compiled" if compiled else "logits, eager", "peer",
+                lambda compiled=compiled: _step(keys, settings, "reference", compiled),  # type: ignore[misc]
+                unavailable=lambda: _fits(3 * keys, settings), one_call_first=compiled,
+                flops=flops, note="backend 'reference' of the same op",
+            )
+        )  # fmt: skip
+    return Case(
+        f"one T-MOR step, three banks of {keys:,}",
+        {"kind": "mm + mv + mt", "bank": keys, "queries": QUERIES, "width": WIDTH},
+        contenders,
+        check=lambda outputs: _step_check(outputs, settings),
+        seconds=_seconds(settings),
+    )
+
+
 def _installed(library: str) -> str | None:
     return None if importlib.util.find_spec(library) else f"{library} is not installed"
 
@@ -227,18 +302,27 @@ def _check(outputs: Mapping[str, Any], keys: int, settings: Settings) -> dict[st
     return facts
 
 
+def _seconds(settings: Settings) -> float | None:
+    return float(settings.options["seconds"]) if settings.options["seconds"] else None
+
+
 def cases(settings: Settings) -> Sequence[Case]:
-    """One case for each size of the bank."""
+    """One case for each size of the bank, and the step of T-MOR."""
     banks = [int(size) for size in settings.options["banks"].split(",") if size]
-    return [
-        Case(
-            f"bank of {keys:,}",
-            {"keys": keys, "queries": QUERIES, "width": WIDTH, "positives": settings.options["positives"]},
-            _contenders(keys, settings),
-            check=lambda outputs, keys=keys: _check(outputs, keys, settings),  # type: ignore[misc]
-        )
-        for keys in banks or (BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
-    ]
+    step = [] if settings.quick or settings.options["step"] == "0" else [_step_case(BANKS[0], settings)]
+    return (
+        [
+            Case(
+                f"bank of {keys:,}",
+                {"keys": keys, "queries": QUERIES, "width": WIDTH, "positives": settings.options["positives"]},
+                _contenders(keys, settings),
+                check=lambda outputs, keys=keys: _check(outputs, keys, settings),  # type: ignore[misc]
+                seconds=_seconds(settings),
+            )
+            for keys in banks or (BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
+        ]
+        + step
+    )
 
 
 CLAIM = Claim(
@@ -247,6 +331,8 @@ CLAIM = Claim(
     options={
         "positives": ("sum", "form of the loss: sum, mean, supcon or instance"),
         "banks": ("", "sizes of the bank, comma-separated"),
+        "step": ("1", "0: leave out the loss of a T-MOR step"),
+        "seconds": ("", "of timing for each contender, allocator for allocator; default: as the run has it"),
     },
     sweep="keys",
 )

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "build_info.hpp"
+#include "cluster_infonce/params.hpp"
 #include "common/dtype.hpp"
 #include "common/isa.hpp"
 #include "dbscan/params.hpp"
@@ -63,6 +64,82 @@ void dbscan_cpu(Pointer points, int dtype, int64_t n, int64_t dimensions, double
   if (interrupted) throw py::error_already_set();
 }
 
+// What the forward and the backward pass of cluster_infonce take alike.
+void fill_infonce(const py::dict& given, tmor::cluster_infonce::Params* params) {
+  using namespace tmor::cluster_infonce;
+  const auto integer = [&given](const char* name) { return given[name].cast<int64_t>(); };
+  const auto address = [&given](const char* name) { return given[name].cast<Pointer>(); };
+  params->key_dtype = static_cast<tmor::DType>(integer("key_dtype"));
+  if (params->key_dtype != tmor::DType::float32 && params->key_dtype != tmor::DType::float16 &&
+      params->key_dtype != tmor::DType::bfloat16) {
+    throw py::type_error("cluster_infonce takes float32, float16 or bfloat16 keys");
+  }
+  params->batch = integer("batch");
+  params->bank = integer("bank");
+  params->dimensions = integer("dimensions");
+  params->key_stride = integer("key_stride");
+  params->chosen_count = integer("chosen_count");
+  params->has_chosen = given["has_chosen"].cast<bool>();
+  params->form = static_cast<Form>(integer("form"));
+  params->denominator = static_cast<Denominator>(integer("denominator"));
+  params->temperature = given["temperature"].cast<double>();
+  params->query = as<const float>(address("query"));
+  params->keys = as<const void>(address("keys"));
+  params->positive = as<const float>(address("positive"));
+  params->query_id = as<const int64_t>(address("query_id"));
+  params->key_id = as<const int64_t>(address("key_id"));
+  params->query_cluster = as<const int64_t>(address("query_cluster"));
+  params->key_cluster = as<const int64_t>(address("key_cluster"));
+  params->query_caption = as<const int64_t>(address("query_caption"));
+  params->key_caption = as<const int64_t>(address("key_caption"));
+  params->key_log_weight = as<const float>(address("key_log_weight"));
+  params->chosen = as<const int64_t>(address("chosen"));
+  params->threads = static_cast<int>(integer("threads"));
+  params->isa = tmor::select_isa(given["isa"].cast<std::string>());
+}
+
+// Runs `work` without the GIL; what a signal handler raised meanwhile ends the call.
+template <typename Work>
+void run_infonce(const Work& work) {
+  bool interrupted = false;
+  {
+    const py::gil_scoped_release release;
+    try {
+      work();
+    } catch (const tmor::cluster_infonce::Interrupted&) {
+      interrupted = true;
+    }
+  }
+  if (interrupted) throw py::error_already_set();
+}
+
+void cluster_infonce_cpu(const py::dict& given, Pointer loss, Pointer gradient, Pointer own_gradient,
+                         Pointer statistics) {
+  tmor::cluster_infonce::ForwardParams params;
+  fill_infonce(given, &params);
+  params.loss = as<float>(loss);
+  params.gradient = as<float>(gradient);
+  params.own_gradient = as<float>(own_gradient);
+  params.statistics = as<float>(statistics);
+  params.interrupted = python_interrupted;
+  run_infonce([&params] { tmor::cluster_infonce::forward_cpu(params); });
+}
+
+void cluster_infonce_keys_cpu(const py::dict& given, Pointer upstream, Pointer statistics, Pointer pair_key,
+                              Pointer pair_query, Pointer pair_value, int64_t pairs, Pointer key_gradient) {
+  tmor::cluster_infonce::KeyGradientParams params;
+  fill_infonce(given, &params);
+  params.upstream = as<const float>(upstream);
+  params.statistics = as<const float>(statistics);
+  params.pair_key = as<const int64_t>(pair_key);
+  params.pair_query = as<const int64_t>(pair_query);
+  params.pair_value = as<const float>(pair_value);
+  params.pairs = pairs;
+  params.key_gradient = as<float>(key_gradient);
+  params.interrupted = python_interrupted;
+  run_infonce([&params] { tmor::cluster_infonce::key_gradient_cpu(params); });
+}
+
 py::list isa_names(const std::vector<tmor::Isa>& isas) {
   py::list names;
   for (const tmor::Isa isa : isas) names.append(tmor::isa_name(isa));
@@ -84,6 +161,7 @@ py::dict build_info() {
   info["cuda_architectures"] = TMOR_CUDA_ARCHITECTURES;
   info["cuda_reason"] = TMOR_CUDA_REASON;
   py::dict backends;
+  backends["cluster_infonce"] = py::make_tuple("cpu");
   backends["dbscan"] = py::make_tuple("cpu");
   info["backends"] = backends;
   return info;
@@ -98,6 +176,17 @@ PYBIND11_MODULE(_C, module) {
   module.def("dbscan_cpu", &dbscan_cpu, py::arg("points"), py::arg("dtype"), py::arg("n"), py::arg("dimensions"),
              py::arg("threshold"), py::arg("min_samples"), py::arg("weight"), py::arg("orthogonal"), py::arg("labels"),
              py::arg("core"), py::arg("threads"), py::arg("isa"));
+  module.def("cluster_infonce_cpu", &cluster_infonce_cpu, py::arg("given"), py::arg("loss"), py::arg("gradient"),
+             py::arg("own_gradient"), py::arg("statistics"));
+  module.def("cluster_infonce_keys_cpu", &cluster_infonce_keys_cpu, py::arg("given"), py::arg("upstream"),
+             py::arg("statistics"), py::arg("pair_key"), py::arg("pair_query"), py::arg("pair_value"), py::arg("pairs"),
+             py::arg("key_gradient"));
+  module.def(
+      "cluster_infonce_exp2_cpu",
+      [](Pointer x, Pointer result, int64_t n, const std::string& isa) {
+        tmor::cluster_infonce::exp2_cpu(as<const float>(x), as<float>(result), n, tmor::select_isa(isa));
+      },
+      py::arg("x"), py::arg("result"), py::arg("n"), py::arg("isa"));
 #if defined(TMOR_HAVE_CUDA)
   module.def("cuda_device_count", &tmor::cuda_device_count, py::call_guard<py::gil_scoped_release>());
   module.def(

@@ -427,7 +427,11 @@ def test_forward_op_refuses_a_gradient_it_did_not_save() -> None:
         ({"max_positives": 2}, ValueError, "exactly one of seed and generator"),
         ({"max_positives": 2, "seed": 0, "generator": torch.Generator()}, ValueError, "exactly one of seed"),
         ({"backend": "fast"}, ValueError, "unknown backend 'fast'"),
-        ({"backend": "cpu"}, BackendUnavailableError, "not compiled"),
+        (
+            {"backend": "cpu", "keys": torch.zeros(11, 3, dtype=torch.float64)},
+            BackendUnavailableError,
+            "keys is torch.float64 .*'tiled'",
+        ),
         ({"backend": "cuda"}, BackendUnavailableError, "not compiled"),
     ],
 )

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from tmor_fast.ops import registry
+from tmor_fast.ops.cluster_infonce_cpu import cpu_forward, cpu_key_gradient, unavailable
 from tmor_fast.ops.cluster_infonce_reference import Rows, accumulate_dtype, draw_positives, reference_loss
 from tmor_fast.ops.cluster_infonce_tiled import tiled_forward, tiled_key_gradient
 
@@ -50,12 +51,16 @@ registry.define(
     " -> Tensor"
 )
 
-BACKENDS: dict[str, registry.Check] = {
-    "cuda": registry.not_compiled,
-    "cpu": registry.not_compiled,
-    "tiled": lambda: None,
-    "reference": lambda: None,
-}
+BACKENDS = ("cuda", "cpu", "tiled", "reference")
+
+
+def _candidates(query: Tensor, keys: Tensor, positive: Tensor | None) -> dict[str, registry.Check]:
+    return {
+        "cuda": registry.not_compiled,
+        "cpu": lambda: unavailable(query, keys, positive),
+        "tiled": lambda: None,
+        "reference": lambda: None,
+    }
 
 
 def cluster_infonce(
@@ -102,7 +107,9 @@ def cluster_infonce(
         key_log_weight: (N,) finite, added to the logits of the bank, for example the log of a count; no gradient.
         generator, seed: of the draw, one of them with `max_positives`; the same rows are drawn on every device and by
             every backend. torch.compile takes `seed` only.
-        backend: "auto", "tiled" (plain torch, memory O(B (d + tile))), "reference" (O(B N)), "cpu" or "cuda".
+        backend: "cpu" (compiled, float32, float16 and bfloat16 on the CPU, the same bits for any number of threads),
+            "tiled" (plain torch, memory O(B (d + tile))), "reference" (O(B N)), "cuda", or "auto": the first of "cuda",
+            "cpu", "tiled" that can take the tensors.
 
     Returns:
         (B,) loss, float32, or float64 if an input is.
@@ -118,7 +125,7 @@ def cluster_infonce(
     _check_rows(query, keys, rows)
     _check_choices(positive, positives, denominator, max_positives)
     temperature = _temperature(temperature, query, accumulate_dtype(query, keys, positive))
-    backend = registry.choose(NAME, backend, BACKENDS)
+    backend = registry.choose(NAME, backend, _candidates(query, keys, positive))
 
     chosen = None
     if positives == "instance" or (max_positives is not None and keys.shape[0] == 0):
@@ -269,11 +276,11 @@ def _check_finite(
 def _forward(
     query: Tensor, keys: Tensor, positive: Tensor | None, temperature: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *rows, chosen, positives, denominator, save_gradient, _ = rest
+    *rows, chosen, positives, denominator, save_gradient, backend = rest
+    # An empty batch or bank has no memory to point at.
+    kernel = cpu_forward if backend == "cpu" and query.shape[0] and keys.shape[0] else tiled_forward
     with torch.autocast(query.device.type, enabled=False):
-        return tiled_forward(
-            query, keys, positive, temperature, Rows(*rows), chosen, positives, denominator, save_gradient
-        )
+        return kernel(query, keys, positive, temperature, Rows(*rows), chosen, positives, denominator, save_gradient)
 
 
 def _fake_forward(
@@ -293,7 +300,8 @@ def _fake_forward(
 def _backward_kernel(
     grad: Tensor, query: Tensor, keys: Tensor, positive: Tensor | None, temperature: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *rows, chosen, query_gradient, own_gradient, statistics, needed, _ = rest
+    *rows, chosen, query_gradient, own_gradient, statistics, needed, backend = rest
+    key_gradient = cpu_key_gradient if backend == "cpu" and query.shape[0] and keys.shape[0] else tiled_key_gradient
     if (needed[0] or needed[3]) and not query_gradient.shape[1]:
         raise RuntimeError(f"{NAME}: the gradient of query or temperature needs save_gradient=True in the forward op")
     dquery, dkeys, dpositive, dtemperature = (query.new_empty(0) for _ in range(4))
@@ -301,7 +309,7 @@ def _backward_kernel(
         if needed[0]:
             dquery = (grad[:, None] * query_gradient).to(query.dtype)
         if needed[1]:
-            dkeys = tiled_key_gradient(grad, query, keys, temperature, Rows(*rows), chosen, statistics).to(keys.dtype)
+            dkeys = key_gradient(grad, query, keys, temperature, Rows(*rows), chosen, statistics).to(keys.dtype)
         if needed[2] and positive is not None:
             dpositive = ((grad * own_gradient / temperature)[:, None] * query).to(positive.dtype)
         if needed[3]:
