@@ -23,10 +23,10 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
   cat "$build/log"
   exit 1
 }
-cmake --build "$build" --target test_cpu test_infonce --parallel
+cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce --parallel
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"
-for test in test_cpu test_infonce; do
+for test in test_cpu test_dbscan_bounds test_infonce; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \
     LSAN_OPTIONS=suppressions="$build/suppressions":print_suppressions=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \

@@ -1,6 +1,6 @@
 """DBSCAN on unit vectors against scikit-learn and FAISS: time, memory and labels, ten thousand points to a million.
 
-    python benchmarks/run.py dbscan [--quick] [--set dbscan.isa=all] [--set dbscan.peer_limit=300000]
+    python benchmarks/run.py dbscan [--quick] [--set dbscan.isa=auto,avx2] [--set dbscan.peer_limit=300000]
 
 Data, seed 0: 800 centres drawn on the sphere in 128 dimensions; a point is its centre plus Gaussian noise of total norm
 about 0.3 (0.3 / sqrt(128) a coordinate), 2 % of the points lie uniformly on the sphere, all are scaled to length 1.
@@ -26,6 +26,7 @@ DIMENSIONS, CENTRES, SPREAD, STRAY = 128, 800, 0.3, 0.02
 EPS, MIN_SAMPLES = 0.5, 5
 SWEEP = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUICK, QUICK_CUDA = (10_000,), (10_000, 100_000, 1_000_000)
+FORCED_SIZE = 100_000  # most points for instruction sets beside the first
 HARD, HARD_SIZE = ("one cluster", "all noise", "duplicates", "four fifths"), 50_000
 MEMORY_SHARE = 0.7  # of what is available, that a peer may be expected to take
 
@@ -84,8 +85,14 @@ def _ours(kind: str, n: int, device: str) -> Call:
     rows = torch.from_numpy(points(kind, n)).to(device)
 
     def call() -> dict[str, Any]:
-        labels, core = dbscan(rows, EPS, MIN_SAMPLES)
-        return {"labels": labels, "core": core}
+        done: dict[str, Any] = {}
+        labels, core = dbscan(rows, EPS, MIN_SAMPLES, stats=done)
+        shares = {
+            name: torch.tensor(done[name] / done["pairs"], dtype=torch.float64)
+            for name in ("compared", "rechecked")
+            if name in done
+        }
+        return {"labels": labels, "core": core, **shares}
 
     return call
 
@@ -165,13 +172,13 @@ def _isas(asked: str) -> list[str]:
     supported: list[str] = build_config()["isa_supported"]
     if asked == "all":
         return ["", *supported]
-    names = [] if asked in ("", "auto") else asked.split(",")
-    unknown = [name for name in names if name not in supported]
+    names = ["" if name == "auto" else name for name in asked.split(",")]
+    unknown = [name for name in names if name and name not in supported]
     if unknown:
         raise ValueError(
             f"dbscan.isa: {', '.join(unknown)} cannot run here; accepted: auto, all, {', '.join(supported)}"
         )
-    return names or [""]
+    return names
 
 
 def _no_kernel(n: int, device: str) -> str | None:
@@ -185,6 +192,8 @@ def _our_contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
     products = float(n) * (n - 1) * DIMENSIONS
     contenders = []
     for isa in _isas(settings.options["isa"]) if settings.device == "cpu" else [""]:
+        if contenders and n > FORCED_SIZE:
+            continue
         module = extension()
         used = isa or (module.select_isa("") if module is not None else "")
         contenders.append(
@@ -239,7 +248,9 @@ def _check(outputs: Mapping[str, Any], kind: str, n: int, settings: Settings) ->
     verified: dict[bytes, str] = {}  # equal labels need one verification
     for name, output in outputs.items():
         labels = output["labels"]
-        facts[name] = {}
+        facts[name] = {each: f"{float(output[each]):.2%}" for each in ("compared",) if each in output}
+        if "rechecked" in output:
+            facts[name]["rechecked"] = f"{float(output['rechecked']):.1e}"
         differing = None if expected is None else int((labels != expected["labels"]).sum())
         if differing is not None and name != "scikit-learn":
             facts[name]["labels"] = f"differ in {differing}" if differing else "equal to scikit-learn's"
@@ -289,7 +300,7 @@ CLAIM = Claim(
     "DBSCAN: exact, in high dimension, without a neighbour list",
     cases,
     options={
-        "isa": ("auto", "instruction sets of ours: auto, all, or names as in TMOR_ISA"),
+        "isa": ("auto", "instruction sets of ours: auto, names as in TMOR_ISA, comma-separated, or all"),
         "sizes": ("", "points, comma-separated, in place of the sweep and the hard cases"),
         "peer_limit": ("100000", "most points given to scikit-learn and FAISS"),
         "verify_limit": ("100000", "most points whose labels are verified by definition where no peer has them"),

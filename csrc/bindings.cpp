@@ -27,31 +27,68 @@ T* as(Pointer address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Called without the GIL. True if a signal handler raised (Ctrl-C); the exception is then set in the interpreter.
-bool python_interrupted() {
+// Called without the GIL. True if a signal handler raised (Ctrl-C) or the progress callback did; the exception is then
+// set in the interpreter.
+bool python_poll(void* progress, double done) {
   const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
+  if (PyErr_CheckSignals() != 0) return true;
+  if (progress == nullptr) return false;
+  PyObject* result = PyObject_CallFunction(static_cast<PyObject*>(progress), "d", done);
+  Py_XDECREF(result);
+  return result == nullptr;
 }
 
-void dbscan_cpu(Pointer points, int dtype, int64_t n, int64_t dimensions, double threshold, int64_t min_samples,
-                Pointer weight, Pointer orthogonal, Pointer labels, Pointer core, int threads, const std::string& isa) {
+bool python_interrupted() { return python_poll(nullptr, 0.0); }
+
+tmor::dbscan::Arithmetic arithmetic_named(const std::string& name) {
+  if (name.empty() || name == "auto") return tmor::dbscan::Arithmetic::automatic;
+  if (name == "float32") return tmor::dbscan::Arithmetic::float32;
+  if (name == "bfloat16") return tmor::dbscan::Arithmetic::bfloat16;
+  if (name == "int8") return tmor::dbscan::Arithmetic::int8;
+  throw py::value_error("arithmetic '" + name + "' is unknown; accepted: auto, float32, bfloat16, int8");
+}
+
+py::dict as_dict(const tmor::dbscan::Stats& stats) {
+  static const char* const kNames[] = {"auto", "float32", "bfloat16", "int8"};
+  py::dict result;
+  result["pairs"] = stats.pairs;
+  result["compared"] = stats.compared;
+  result["inside"] = stats.inside;
+  result["rechecked"] = stats.rechecked;
+  result["arithmetic"] = kNames[static_cast<int>(stats.arithmetic)];
+  result["reordered"] = stats.reordered;
+  return result;
+}
+
+py::dict dbscan_cpu(Pointer points, int dtype, int64_t n, int64_t dimensions, double threshold, int64_t min_samples,
+                    Pointer weight, Pointer largest, Pointer length, Pointer orthogonal, Pointer labels, Pointer core,
+                    int threads, const std::string& isa, const std::string& arithmetic, int reorder,
+                    const py::object& progress) {
   tmor::dbscan::Params params;
+  tmor::dbscan::Stats stats;
   params.points = as<const void>(points);
   params.dtype = static_cast<tmor::DType>(dtype);
-  if (params.dtype != tmor::DType::float32 && params.dtype != tmor::DType::float64) {
-    throw py::type_error("dbscan_cpu takes float32 or float64 points");
+  if (params.dtype != tmor::DType::float32 && params.dtype != tmor::DType::float64 &&
+      params.dtype != tmor::DType::float16 && params.dtype != tmor::DType::bfloat16) {
+    throw py::type_error("dbscan_cpu takes float32, float64, float16 or bfloat16 points");
   }
   params.n = n;
   params.dimensions = dimensions;
   params.threshold = threshold;
   params.min_samples = min_samples;
   params.weight = as<const double>(weight);
+  params.largest = as<const double>(largest);
+  params.length = as<const double>(length);
   params.orthogonal = as<const uint8_t>(orthogonal);
   params.labels = as<int64_t>(labels);
   params.core = as<uint8_t>(core);
+  params.stats = &stats;
   params.threads = threads;
   params.isa = tmor::select_isa(isa);
-  params.interrupted = python_interrupted;
+  params.arithmetic = arithmetic_named(arithmetic);
+  params.reorder = reorder;
+  params.poll = python_poll;
+  params.context = progress.is_none() ? nullptr : progress.ptr();
   bool interrupted = false;
   {
     const py::gil_scoped_release release;
@@ -62,6 +99,7 @@ void dbscan_cpu(Pointer points, int dtype, int64_t n, int64_t dimensions, double
     }
   }
   if (interrupted) throw py::error_already_set();
+  return as_dict(stats);
 }
 
 // What the forward and the backward pass of cluster_infonce take alike.
@@ -174,8 +212,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info);
   module.def("select_isa", [](const std::string& requested) { return tmor::isa_name(tmor::select_isa(requested)); });
   module.def("dbscan_cpu", &dbscan_cpu, py::arg("points"), py::arg("dtype"), py::arg("n"), py::arg("dimensions"),
-             py::arg("threshold"), py::arg("min_samples"), py::arg("weight"), py::arg("orthogonal"), py::arg("labels"),
-             py::arg("core"), py::arg("threads"), py::arg("isa"));
+             py::arg("threshold"), py::arg("min_samples"), py::arg("weight"), py::arg("largest"), py::arg("length"),
+             py::arg("orthogonal"), py::arg("labels"), py::arg("core"), py::arg("threads"), py::arg("isa"),
+             py::arg("arithmetic"), py::arg("reorder"), py::arg("progress"));
   module.def("cluster_infonce_cpu", &cluster_infonce_cpu, py::arg("given"), py::arg("loss"), py::arg("gradient"),
              py::arg("own_gradient"), py::arg("statistics"));
   module.def("cluster_infonce_keys_cpu", &cluster_infonce_keys_cpu, py::arg("given"), py::arg("upstream"),

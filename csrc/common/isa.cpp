@@ -7,6 +7,10 @@ namespace tmor {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512_bf16:
+      return "avx512_bf16";
+    case Isa::avx512_vnni:
+      return "avx512_vnni";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -25,6 +29,12 @@ std::vector<Isa> compiled_isas() {
 #if defined(TMOR_HAVE_AVX512)
   result.push_back(Isa::avx512);
 #endif
+#if defined(TMOR_HAVE_AVX512_VNNI)
+  result.push_back(Isa::avx512_vnni);
+#endif
+#if defined(TMOR_HAVE_AVX512_BF16)
+  result.push_back(Isa::avx512_bf16);
+#endif
   return result;
 }
 
@@ -33,7 +43,12 @@ static bool runs_here(Isa isa) {
   // The compiler's runtime also asks whether the operating system saves the wide registers.
   __builtin_cpu_init();
   if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == Isa::avx512) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (isa == Isa::avx512) return avx512;
+  if (isa == Isa::avx512_vnni) return vnni;
+  if (isa == Isa::avx512_bf16) return vnni && __builtin_cpu_supports("avx512bf16");
 #endif
   return isa == Isa::portable;
 }

@@ -6,7 +6,8 @@
 
 namespace tmor {
 
-enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2 };
+// Each contains those before it.
+enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, avx512_bf16 = 4 };
 
 const char* isa_name(Isa isa);
 

@@ -4,162 +4,158 @@
 #include <cmath>
 #include <limits>
 
+#include "dbscan/one_pass.hpp"
+
 namespace tmor::dbscan {
 namespace {
 
-constexpr double kUnit = 1.0 / 16777216.0;  // 2^-24
-constexpr int64_t kMaxDimensions = int64_t{1} << 20;
-constexpr double kMinRadius = 1.0 / 1099511627776.0;  // 2^-40
-constexpr double kSlack = 1.0 + 1e-9;                 // covers the float64 rounding of a length
+constexpr double kUnit = 1.0 / 16777216.0;       // 2^-24
+constexpr double kSmallestScale = 0x1p-40;       // of integers: keeps 1 / scale^2 a float32
+constexpr double kLargestInteger = 536870912.0;  // 2^29: bounds beyond it would not leave room for a sum
+constexpr double kRounding = 1.0 + 1e-9;         // of lengths summed in float64
+constexpr double kNever = -1e30;                 // the start of a lane without a point
 
-// Any centre is correct; a mean of evenly spaced points is a good one.
-template <typename Scalar>
-std::vector<double> mean_point(const Scalar* points, int64_t n, int64_t dimensions) {
-  constexpr int64_t kSample = 4096;
-  const int64_t step = std::max<int64_t>(1, n / kSample);
-  const int64_t used = (n + step - 1) / step;
-  std::vector<double> mean(static_cast<size_t>(dimensions), 0.0);
-  for (int64_t i = 0; i < n; i += step) {
-    const Scalar* point = points + i * dimensions;
-    for (int64_t k = 0; k < dimensions; ++k) {
-      mean[static_cast<size_t>(k)] += static_cast<double>(point[k]) / static_cast<double>(used);
-    }
+// The scale of a panel's integers: no coordinate saturates.
+double integer_unit(const PanelSource& source, const Rows& rows, int64_t padded) {
+  double largest = 0.0;
+  for (uint64_t left = source.lanes; left != 0; left &= left - 1) {
+    largest = std::max(largest, rows.largest(source.rows + __builtin_ctzll(left) * padded, padded));
   }
-  return mean;
+  return std::max(largest / 127.0, kSmallestScale);
 }
 
-template <typename Scalar>
-double longest(const Params& params, const double* centre) {
-  const Scalar* points = static_cast<const Scalar*>(params.points);
-  const int64_t dimensions = params.dimensions;
-  double result = 0.0;
-#pragma omp parallel for num_threads(params.threads) schedule(static) reduction(max : result)
-  for (int64_t i = 0; i < params.n; ++i) {
-    const Scalar* point = points + i * dimensions;
-    double total = 0.0;
-    for (int64_t k = 0; k < dimensions; ++k) {
-      const double value = static_cast<double>(point[k]) - centre[k];
-      total += value * value;
-    }
-    // Written so that an overflow to NaN counts as infinite.
-    if (!(total <= result)) result = total < std::numeric_limits<double>::infinity() ? total : HUGE_VAL;
-  }
-  return std::sqrt(result);
+// The words of a row as they are stored side by side, kRowStep numbers at a time more than `steps` at most.
+Stored store_row(const Packed& packed, const double* row, double unit, uint32_t* words) {
+  const int64_t padded = padded_row(packed.dimensions);
+  const Rows& rows = packed.frame->rows;
+  if (packed.arithmetic == Arithmetic::int8) return rows.store_int8(row, padded, unit, words);
+  if (packed.arithmetic == Arithmetic::bfloat16) return rows.store_bfloat16(row, padded, words);
+  return rows.store_float32(row, padded, words);
 }
 
-template <typename Scalar>
-void pack_panel(const Params& params, Packed* packed, int64_t index) {
-  const Frame& frame = *packed->frame;
-  const Scalar* points = static_cast<const Scalar*>(params.points);
-  const int64_t width = packed->width;
-  const int64_t dimensions = packed->dimensions;
-  float* target = packed->values.get() + index * dimensions * width;
-  double longest_here = kMinRadius;
-  for (int64_t lane = 0; lane < width; ++lane) {
-    const int64_t position = index * width + lane;
-    const size_t slot = static_cast<size_t>(position);
-    if (position >= packed->count || !frame.bounded) {
-      for (int64_t k = 0; k < dimensions; ++k) target[k * width + lane] = 0.0F;
-      const bool real = position < packed->count;
-      packed->half_norm[slot] = real ? 0.0F : std::numeric_limits<float>::infinity();
-      packed->base[slot] = real ? 0.0F : -std::numeric_limits<float>::infinity();
-      continue;
-    }
-    const int64_t row = packed->order[slot];
-    const Scalar* point = points + row * dimensions;
-    double squared = 0.0;
-    double squared_rounded = 0.0;
-    for (int64_t k = 0; k < dimensions; ++k) {
-      const double value = (static_cast<double>(point[k]) - frame.centre[static_cast<size_t>(k)]) * frame.scale;
-      const float rounded = static_cast<float>(value);
-      target[k * width + lane] = rounded;
-      squared += value * value;
-      squared_rounded += static_cast<double>(rounded) * static_cast<double>(rounded);
-    }
-    // A zero vector of the cosine metric stands for a unit vector at right angles to all others.
-    if (params.orthogonal != nullptr && params.orthogonal[row] != 0) squared = squared_rounded = 1.0;
-    packed->half_norm[slot] = static_cast<float>(squared_rounded / 2.0);
-    packed->base[slot] = static_cast<float>((frame.threshold - squared_rounded) / 2.0);
-    longest_here = std::max(longest_here, std::sqrt(squared) * kSlack);
-  }
-  packed->radius[static_cast<size_t>(index)] = longest_here;
+void clear_lane(Packed* packed, int64_t index, int lane) {
+  const size_t slot = static_cast<size_t>(index * kWidth + lane);
+  packed->row_low[slot] = packed->row_high[slot] = 0.0F;
+  packed->start[slot] = static_cast<float>(kNever);
+  if (!packed->ball_start.empty()) packed->ball_start[slot] = static_cast<float>(kNever);
+  if (!packed->sum.empty()) packed->sum[slot] = 0;
 }
 
 }  // namespace
 
-Frame make_frame(const Params& params) {
-  Frame frame;
-  const bool single = params.dtype == DType::float32;
-  if (params.orthogonal != nullptr) {
-    frame.centre.assign(static_cast<size_t>(params.dimensions), 0.0);
-  } else if (single) {
-    frame.centre = mean_point(static_cast<const float*>(params.points), params.n, params.dimensions);
-  } else {
-    frame.centre = mean_point(static_cast<const double*>(params.points), params.n, params.dimensions);
-  }
-  double radius = 1.0;
-  if (params.orthogonal == nullptr) {
-    radius = single ? longest<float>(params, frame.centre.data()) : longest<double>(params, frame.centre.data());
-  }
-  frame.bounded = params.dimensions <= kMaxDimensions && (radius == 0.0 || (radius > 1e-100 && radius < 1e100));
-  if (!frame.bounded) return frame;
-  int exponent = 0;
-  if (radius > 0.0 && params.orthogonal == nullptr) std::frexp(radius * kSlack, &exponent);
-  frame.scale = std::ldexp(1.0, -exponent);
-  // Scaled squared distances are at most 4, so a larger threshold than 16 changes nothing.
-  frame.threshold = std::min(16.0, params.threshold * frame.scale * frame.scale);
-  return frame;
+Words allocate_words(int64_t count) {
+  const size_t bytes = static_cast<size_t>(count) * sizeof(uint32_t);
+  return Words(static_cast<uint32_t*>(::operator new[](bytes, std::align_val_t{64})));
 }
 
-Packed pack(const Params& params, const Frame& frame, int width, std::vector<uint32_t> order) {
+Packed make_packed(const Frame& frame, Arithmetic arithmetic, int64_t panels, bool balls) {
   Packed packed;
-  packed.width = width;
-  packed.dimensions = params.dimensions;
-  packed.count = static_cast<int64_t>(order.size());
-  packed.panels = (packed.count + width - 1) / width;
+  packed.arithmetic = arithmetic;
   packed.frame = &frame;
-  packed.order = std::move(order);
-  const size_t slots = static_cast<size_t>(packed.panels) * static_cast<size_t>(width);
-  const size_t bytes = slots * static_cast<size_t>(params.dimensions) * sizeof(float);
-  packed.values.reset(static_cast<float*>(::operator new[](bytes, std::align_val_t{64})));
-  packed.half_norm.resize(slots);
-  packed.base.resize(slots);
-  packed.radius.resize(static_cast<size_t>(packed.panels));
-#pragma omp parallel for num_threads(params.threads) schedule(static)
-  for (int64_t index = 0; index < packed.panels; ++index) {
-    if (params.dtype == DType::float32) {
-      pack_panel<float>(params, &packed, index);
-    } else {
-      pack_panel<double>(params, &packed, index);
+  packed.dimensions = static_cast<int64_t>(frame.centre.size());
+  const int64_t group = elements_per_word(arithmetic);
+  packed.steps = (packed.dimensions + group - 1) / group;
+  packed.words = allocate_words(panels * packed.steps * kWidth);
+  const size_t slots = static_cast<size_t>(panels * kWidth);
+  packed.row_low.resize(slots);
+  packed.row_high.resize(slots);
+  packed.start.resize(slots);
+  if (balls) packed.ball_start.resize(slots);
+  if (arithmetic == Arithmetic::int8) packed.sum.resize(slots);
+  packed.panels.resize(static_cast<size_t>(panels));
+  return packed;
+}
+
+void write_panel(const PanelSource& source, Packed* packed, int64_t index) {
+  const Frame& frame = *packed->frame;
+  const double threshold = frame.threshold;
+  const double eps = std::sqrt(threshold) * kRounding;
+  Panel panel;
+  panel.lanes = source.lanes;
+  const int64_t padded = padded_row(packed->dimensions);
+  if (packed->arithmetic == Arithmetic::int8) panel.unit = integer_unit(source, frame.rows, padded);
+  // Rows of words, to be transposed.
+  const int64_t stride = padded / elements_per_word(packed->arithmetic);
+  std::vector<uint32_t> words(static_cast<size_t>(stride * kWidth), 0);
+  double length = 0.0;
+  double magnitude = 0.0;
+  double worst = 0.0;
+  double largest_residual = 0.0;
+  for (int lane = 0; lane < kWidth; ++lane) {
+    if ((source.lanes >> lane & 1) == 0 || !frame.bounded) {
+      clear_lane(packed, index, lane);
+      continue;
+    }
+    const Stored stored = store_row(*packed, source.rows + lane * padded, panel.unit, words.data() + lane * stride);
+    const double here = std::sqrt(stored.square) * kRounding;
+    double residual = std::sqrt(stored.residual) * kRounding;
+    residual += std::numeric_limits<double>::epsilon() * (here + residual);  // of the coordinates (Frame::place)
+    if (source.radius != nullptr) residual += source.radius[lane];
+    const double half = (stored.square + source.extra[lane]) / 2.0;
+    const double error = (eps + residual) * residual;
+    const size_t slot = static_cast<size_t>(index * kWidth + lane);
+    const double low = half - threshold / 2.0 - error;
+    const double high = half - threshold / 2.0 + eps * residual;
+    packed->row_low[slot] = static_cast<float>(low);
+    packed->row_high[slot] = static_cast<float>(high);
+    packed->start[slot] = static_cast<float>(error - half);
+    if (!packed->ball_start.empty()) {
+      packed->ball_start[slot] = static_cast<float>((eps + residual * (17.0 / 32.0)) * residual - half);
+    }
+    if (!packed->sum.empty()) packed->sum[slot] = stored.sum;
+    length = std::max(length, here);
+    worst = std::max(worst, error + eps * residual);
+    magnitude = std::max({magnitude, std::fabs(low), std::fabs(high), half + error, worst});
+    largest_residual = std::max(largest_residual, residual);
+  }
+  uint32_t* target = packed->words.get() + index * packed->steps * kWidth;
+  for (int64_t step = 0; step < packed->steps; ++step, target += kWidth) {
+    for (int lane = 0; lane < kWidth; ++lane) target[lane] = words[static_cast<size_t>(lane * stride + step)];
+  }
+  constexpr double kUp = 1.0 + 1e-6;  // float32 rounding of the next
+  panel.length = static_cast<float>(length * kUp);
+  panel.magnitude = static_cast<float>(magnitude * kUp);
+  panel.worst = static_cast<float>(worst * kUp);
+  panel.residual = static_cast<float>(largest_residual * kUp);
+  packed->panels[static_cast<size_t>(index)] = panel;
+}
+
+Packed pack_points(const Frame& frame, Arithmetic arithmetic, const std::vector<uint32_t>& order) {
+  const int64_t panels = static_cast<int64_t>(order.size()) / kWidth;
+  Packed packed = make_packed(frame, arithmetic, panels, false);
+#pragma omp parallel num_threads(frame.params->threads)
+  {
+    const int64_t padded = padded_row(packed.dimensions);
+    std::vector<double> rows(static_cast<size_t>(kWidth * padded));
+    double extra[kWidth] = {};
+#pragma omp for schedule(static)
+    for (int64_t index = 0; index < panels; ++index) {
+      PanelSource source{rows.data(), extra, nullptr, 0};
+      for (int lane = 0; lane < kWidth; ++lane) {
+        const uint32_t point = order[static_cast<size_t>(index * kWidth + lane)];
+        if (point == kNobody) continue;
+        extra[lane] = frame.place(point, rows.data() + lane * padded);
+        source.lanes |= uint64_t{1} << lane;
+      }
+      write_panel(source, &packed, index);
     }
   }
   return packed;
 }
 
-void compare_panels(const Tile& tile, const Packed& rows, int64_t a, const Packed& columns, int64_t b, Pairs* pairs) {
+double tile_slack(const Packed& rows, const Panel& a, const Panel& b) {
   const Frame& frame = *rows.frame;
-  float bound = std::numeric_limits<float>::infinity();
-  if (frame.bounded) {
-    const double reach = rows.radius[static_cast<size_t>(a)] + columns.radius[static_cast<size_t>(b)];
-    const double squared = reach * reach;
-    const double dimensions = static_cast<double>(rows.dimensions);
-    bound =
-        static_cast<float>(kUnit * (0.27 * dimensions * squared + 4.0 * squared + 2.0 * frame.threshold) * 1.000001);
+  if (!frame.bounded) return std::numeric_limits<double>::infinity();
+  const double dimensions = static_cast<double>(rows.dimensions);
+  const double magnitude = static_cast<double>(a.magnitude) + static_cast<double>(b.magnitude);
+  double slack = 16.0 * kUnit * magnitude + (dimensions + 8.0) * 0x1p-52 * frame.threshold + 0x1p-96;
+  if (rows.arithmetic == Arithmetic::int8) {
+    if (!(magnitude < kLargestInteger * a.unit * b.unit)) return std::numeric_limits<double>::infinity();
+  } else {
+    const double product = static_cast<double>(a.length) * static_cast<double>(b.length);
+    slack += 1.07 * (dimensions + 4.0) * kUnit * (static_cast<double>(b.magnitude) + product);
   }
-  float low[kMaxWidth];
-  float high[kMaxWidth];
-  const float* base = rows.base.data() + a * rows.width;
-  for (int i = 0; i < rows.width; ++i) {
-    low[i] = base[i] - bound;
-    high[i] = base[i] + bound;
-  }
-  tile.run(rows.panel(a), columns.panel(b), rows.dimensions, columns.half_norm.data() + b * columns.width, low, high,
-           pairs->sure, pairs->maybe);
-  const uint64_t lanes = columns.lanes(b);
-  for (int i = 0; i < rows.width; ++i) {
-    pairs->sure[i] &= lanes;
-    pairs->maybe[i] &= lanes;
-  }
+  return slack * 1.0001;
 }
 
 }  // namespace tmor::dbscan

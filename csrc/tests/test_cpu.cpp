@@ -71,8 +71,33 @@ Result brute_force(const Case& c) {
   return result;
 }
 
+using tmor::dbscan::Arithmetic;
+
+struct Setting {
+  tmor::Isa isa;
+  Arithmetic arithmetic;
+  int threads;
+  int reorder;
+};
+
+// Every instruction set that runs here and every arithmetic, native or one number at a time.
+std::vector<Setting> settings() {
+  std::vector<Setting> result;
+  for (const tmor::Isa isa : tmor::supported_isas()) {
+    result.push_back({isa, Arithmetic::automatic, 1, -1});
+    result.push_back({isa, Arithmetic::float32, 3, 1});
+    if (isa != tmor::Isa::portable && isa < tmor::Isa::avx512_vnni) continue;
+    result.push_back({isa, Arithmetic::int8, 2, 0});
+    result.push_back({isa, Arithmetic::int8, 3, 1});
+    if (isa != tmor::Isa::portable && isa < tmor::Isa::avx512_bf16) continue;
+    result.push_back({isa, Arithmetic::bfloat16, 2, 0});
+    result.push_back({isa, Arithmetic::bfloat16, 3, 1});
+  }
+  return result;
+}
+
 template <typename Scalar>
-Result kernel(const Case& c, tmor::Isa isa, int threads) {
+Result kernel(const Case& c, const Setting& setting) {
   const std::vector<Scalar> points(c.points.begin(), c.points.end());
   Result result{std::vector<int64_t>(static_cast<size_t>(c.n), -7), std::vector<uint8_t>(static_cast<size_t>(c.n), 7)};
   tmor::dbscan::Params params;
@@ -86,8 +111,10 @@ Result kernel(const Case& c, tmor::Isa isa, int threads) {
   params.orthogonal = c.orthogonal.empty() ? nullptr : c.orthogonal.data();
   params.labels = result.labels.data();
   params.core = result.core.data();
-  params.threads = threads;
-  params.isa = isa;
+  params.threads = setting.threads;
+  params.isa = setting.isa;
+  params.arithmetic = setting.arithmetic;
+  params.reorder = setting.reorder;
   tmor::dbscan::run_cpu(params);
   return result;
 }
@@ -97,15 +124,15 @@ int failures = 0;
 template <typename Scalar>
 void check(const Case& c) {
   const Result expected = brute_force<Scalar>(c);
-  for (const tmor::Isa isa : tmor::supported_isas()) {
-    for (const int threads : {1, 3}) {
-      if (kernel<Scalar>(c, isa, threads) == expected) continue;
-      ++failures;
-      std::printf("FAILED %s: n %lld, d %lld, min_samples %lld, %s, %d threads, %d-byte numbers\n", c.name.c_str(),
-                  static_cast<long long>(c.n), static_cast<long long>(c.dimensions),
-                  static_cast<long long>(c.min_samples), tmor::isa_name(isa), threads,
-                  static_cast<int>(sizeof(Scalar)));
-    }
+  for (const Setting& setting : settings()) {
+    if (kernel<Scalar>(c, setting) == expected) continue;
+    ++failures;
+    std::printf(
+        "FAILED %s: n %lld, d %lld, min_samples %lld, %s, arithmetic "
+        "%d, %d threads, reorder %d, %d-byte numbers\n",
+        c.name.c_str(), static_cast<long long>(c.n), static_cast<long long>(c.dimensions),
+        static_cast<long long>(c.min_samples), tmor::isa_name(setting.isa), static_cast<int>(setting.arithmetic),
+        setting.threads, setting.reorder, static_cast<int>(sizeof(Scalar)));
   }
 }
 

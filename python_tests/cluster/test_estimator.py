@@ -11,7 +11,9 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tmor_fast.build import compiled
 from tmor_fast.cluster import DBSCAN
+from tmor_fast.cluster.arrays import to_points
 from tmor_fast.errors import BackendUnavailableError
 
 
@@ -119,3 +121,31 @@ def test_scikit_learn_is_not_imported() -> None:
         "sys.exit('sklearn' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_points_are_taken_as_they_are(dtype: torch.dtype) -> None:
+    points = torch.from_numpy(blobs()).to(dtype)
+    assert to_points(points).data_ptr() == points.data_ptr()
+    assert to_points(points).dtype == dtype
+    ours = DBSCAN(0.6, 5).fit(points)
+    assert ours.components_.dtype == dtype
+    assert torch.equal(ours.labels_, DBSCAN(0.6, 5).fit(points.double()).labels_)
+    if dtype != torch.bfloat16:  # NumPy has no such type
+        array = points.numpy()
+        assert to_points(array).data_ptr() == array.ctypes.data
+        np.testing.assert_array_equal(DBSCAN(0.6, 5).fit_predict(array), ours.labels_.numpy())
+
+
+@pytest.mark.skipif(compiled("dbscan", "cpu") is not None, reason="the compiled module is not there")
+def test_stats_and_progress() -> None:
+    points = blobs()
+    seen: list[float] = []
+    ours = DBSCAN(0.6, 5).fit(points, progress=seen.append)
+    assert seen[-1] == 1.0
+    assert ours.stats_["pairs"] == 120 * 119 // 2
+    assert 0 <= ours.stats_["rechecked"] <= ours.stats_["compared"] <= ours.stats_["pairs"]
+    assert DBSCAN(0.6, 5, backend="reference").fit(points).stats_ == {}
+    np.testing.assert_array_equal(DBSCAN(0.6, 5).fit_predict(points, progress=seen.append), ours.labels_)
+    with pytest.raises(ZeroDivisionError):
+        DBSCAN(0.6, 5).fit(points, progress=lambda done: 1 / 0)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tmor_fast.ops.dbscan import first_non_finite
+
 ArrayLike: TypeAlias = "np.ndarray | Tensor | list[Any]"
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -39,10 +41,11 @@ def to_points(values: ArrayLike) -> Tensor:
             f"points must have shape (n, d) with n, d >= 1, got {tuple(points.shape)}; "
             "reshape with .reshape(-1, 1) if the data has one feature"
         )
-    finite = torch.isfinite(points).all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise ValueError(f"points must be finite, but row {row} is not; remove such rows or fill their gaps first")
+    found = first_non_finite(points)
+    if found is not None:
+        raise ValueError(
+            f"points must be finite, but row {found[0]} holds {found[1]}; remove such rows or fill their gaps first"
+        )
     return points
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from tmor_fast.cluster.arrays import ArrayLike, like, to_points, to_tensor
@@ -28,12 +29,15 @@ class DBSCAN:
         core_sample_indices_: (c,) int64, ascending.
         components_: (c, d) the core points.
         n_features_in_: d.
+        stats_: what the compiled kernel did, as `tmor_fast.ops.dbscan` fills its `stats`: `pairs` of points, of which
+            `compared`, `inside`, `rechecked`, and the instruction set and arithmetic used; empty for other backends.
     """
 
     labels_: Any
     core_sample_indices_: Any
     components_: Any
     n_features_in_: int
+    stats_: dict[str, Any]
     _estimator_type = "clusterer"
 
     def __init__(
@@ -44,13 +48,22 @@ class DBSCAN:
         self.metric = metric
         self.backend = backend
 
-    def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> DBSCAN:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        progress: Callable[[float], object] | None = None,
+    ) -> DBSCAN:
         """Cluster X.
 
         Args:
-            X: (n, d) array, tensor or nested list of finite numbers.
+            X: (n, d) array, tensor or nested list of finite numbers; float16, bfloat16, float32 and float64 are taken
+                as they are, without a copy.
             y: ignored, for scikit-learn's pipelines.
             sample_weight: (n,) weights in the count of neighbours; may be negative.
+            progress: called by the compiled kernel, some ten times a second, with the share that is done, 0 to 1.
 
         Raises:
             ValueError, TypeError: as `tmor_fast.ops.dbscan`. BackendUnavailableError: the backend cannot run here.
@@ -59,6 +72,7 @@ class DBSCAN:
             raise ValueError(f"unknown backend {self.backend!r}; accepted: {', '.join(map(repr, BACKENDS))}")
         points = to_points(X)
         weight = None if sample_weight is None else to_tensor(sample_weight, "sample_weight").to(points.device)
+        stats: dict[str, Any] = {}
         if self.backend in SEARCHES:
             labels, core = SEARCHES[self.backend](points, self.eps, self.min_samples, self.metric, weight)
         else:
@@ -69,17 +83,27 @@ class DBSCAN:
                 metric=self.metric,
                 sample_weight=weight,
                 backend=self.backend,
+                progress=progress,
+                stats=stats,
             )
         indices = core.nonzero().squeeze(1)
         self.labels_ = like(labels, X)
         self.core_sample_indices_ = like(indices, X)
         self.components_ = like(points[indices], X)
         self.n_features_in_ = points.shape[1]
+        self.stats_ = stats
         return self
 
-    def fit_predict(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Any:
+    def fit_predict(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        progress: Callable[[float], object] | None = None,
+    ) -> Any:
         """`fit`, then `labels_`."""
-        return self.fit(X, y, sample_weight).labels_
+        return self.fit(X, y, sample_weight, progress=progress).labels_
 
     @classmethod
     def _parameters(cls) -> list[str]:

@@ -5,8 +5,8 @@ neighbours, itself included (or that much weight). Clusters are the connected co
 their first core point; a border point takes the smallest cluster that reaches it; the rest is noise (-1). These are the
 labels of `sklearn.cluster.DBSCAN(metric="precomputed")` on the float64 distances.
 
-Memory: O(n * d) for copies of the points (packed in float32 for "cpu", in float64 for "reference" and, scaled, for
-cosine), O(n) beyond them. Neighbours are never stored.
+Memory beyond the points: "cpu" packs a copy of 1 byte (int8), 2 (bfloat16) or 4 (float32) per coordinate and needs
+O(n * min(min_samples, 64)) words; "reference" copies the points in float64. Neighbours are never stored.
 
 Ester, Kriegel, Sander, Xu: A density-based algorithm for discovering clusters, KDD 1996.
 
@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +32,13 @@ from tmor_fast.ops.launch import Launch, dtype_code
 
 METRICS = ("euclidean", "cosine")
 BACKENDS = ("reference", "cpu")
+MAX_POINTS = 2**31 - 1
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Elements of one block of the distance matrix in the reference: on a CPU what stays in the cache and below the size
 # from which PyTorch starts threads for every small step; on a GPU enough to fill it.
 _BLOCK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 24}
+# Elements of the rows that are looked at together where a temporary copy is needed: 32 MB in float64.
+_ROWS_ELEMENTS = 1 << 22
 
 
 def dbscan(
@@ -44,16 +49,26 @@ def dbscan(
     metric: str = "euclidean",
     sample_weight: Tensor | None = None,
     backend: str = "auto",
+    progress: Callable[[float], object] | None = None,
+    stats: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cluster `points` by density.
 
     Args:
-        points: (n, d), n and d at least 1, float16, bfloat16, float32 or float64, finite, any strides.
+        points: (n, d), n and d at least 1, n at most 2^31 - 1, float16, bfloat16, float32 or float64, finite, any
+            strides.
         eps: largest distance between neighbours, in the units of `points` (for cosine: of 1 - cos), above 0.
         min_samples: neighbours, the point itself included, that make a core point; at least 1.
         metric: "euclidean" or "cosine".
         sample_weight: (n,) a point's weight in the count of its neighbours; negative ones keep points from being core.
         backend: "auto", "reference" (plain PyTorch, any device) or "cpu" (C++ kernel, CPU tensors).
+        progress: called by "cpu" from this thread, some ten times a second and at the end, with the share of the work
+            that is done, 0 to 1; what it raises ends the call.
+        stats: filled by "cpu" with what it did: `pairs` of points there are (once per sweep: 1, or 3 with weights or
+            more than 64 samples), `compared` in tiles, `inside` tiles that bounds placed wholly within eps, `rechecked`
+            in float64, and `arithmetic` of the tiles, `isa`, `reordered`.
+
+    With `progress` or `stats` the call is eager: torch.compile cannot trace it.
 
     Returns:
         labels: (n,) int64, -1 for noise; core: (n,) bool. Both on the device of `points`.
@@ -65,10 +80,11 @@ def dbscan(
     if not isinstance(points, Tensor):
         raise TypeError(f"dbscan: points must be a torch.Tensor, got {type(points).__name__}")
     weight = None if sample_weight is None else sample_weight.detach()
-    labels, core = torch.ops.tmor_fast.dbscan(
-        points.detach(), float(eps), operator.index(min_samples), metric, weight, backend
-    )
-    return labels, core
+    arguments = (points.detach(), float(eps), operator.index(min_samples), metric, weight, backend)
+    if progress is None and stats is None:
+        labels, core = torch.ops.tmor_fast.dbscan(*arguments)
+        return labels, core
+    return _kernel(*arguments, progress=progress, stats=stats)
 
 
 def squared_threshold(eps: float, metric: str) -> float:
@@ -83,19 +99,39 @@ def squared_threshold(eps: float, metric: str) -> float:
     return threshold
 
 
+def _row_blocks(points: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of `points`, a block at a time, in float64."""
+    step = max(1, _ROWS_ELEMENTS // points.shape[1])
+    for first in range(0, points.shape[0], step):
+        rows = slice(first, first + step)
+        yield rows, points[rows].to(torch.float64)
+
+
+def row_lengths(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What scales rows to length 1 as `(x / largest) / length` in float64, and which rows are zero (both are 1 then):
+    (n,), (n,), (n,) bool."""
+    largest, length = (points.new_empty(points.shape[0], dtype=torch.float64) for _ in range(2))
+    zero = points.new_empty(points.shape[0], dtype=torch.bool)
+    for rows, values in _row_blocks(points):
+        largest[rows] = values.abs().amax(dim=1)
+        zero[rows] = largest[rows] == 0
+        largest[rows].masked_fill_(zero[rows], 1.0)
+        values = values / largest[rows, None]  # no square overflows or vanishes
+        length[rows] = values.square().sum(dim=1).sqrt().masked_fill_(zero[rows], 1.0)
+    return largest, length, zero
+
+
 def unit_rows(points: Tensor) -> tuple[Tensor, Tensor]:
     """Rows in float64, scaled to length 1, and which rows are zero (they stay zero): (n, d), (n,) bool."""
-    values = points.to(torch.float64)
-    largest = values.abs().amax(dim=1, keepdim=True)
-    zero = largest == 0
-    values = values / largest.masked_fill(zero, 1.0)  # no square overflows or vanishes
-    values = values / values.square().sum(dim=1, keepdim=True).sqrt().masked_fill_(zero, 1.0)
-    return values, zero.squeeze(1)
+    largest, length, zero = row_lengths(points)
+    return points.to(torch.float64).div_(largest[:, None]).div_(length[:, None]), zero
 
 
 def _check(points: Tensor, eps: float, min_samples: int, metric: str, weight: Tensor | None) -> None:
     if points.dim() != 2 or 0 in points.shape:
         raise ValueError(f"dbscan: points must have shape (n, d) with n, d >= 1, got {tuple(points.shape)}")
+    if points.shape[0] > MAX_POINTS:
+        raise ValueError(f"dbscan: at most 2^31 - 1 = {MAX_POINTS:,} points, got {points.shape[0]:,}; cluster a sample")
     if points.dtype not in _DTYPES:
         raise TypeError(f"dbscan: points have dtype {points.dtype}; accepted: {', '.join(map(str, _DTYPES))}")
     if not (0.0 < eps < math.inf):
@@ -112,15 +148,32 @@ def _check(points: Tensor, eps: float, min_samples: int, metric: str, weight: Te
         raise ValueError(f"dbscan: sample_weight is on {weight.device}, points are on {points.device}")
 
 
+def first_non_finite(values: Tensor) -> tuple[int, float] | None:
+    """Row and value of the first number of `values` (n, ...), n at least 1, that is NaN or infinite; None if none is.
+
+    Takes 32 MB at most beyond the values.
+    """
+    # A sum is finite only if all its terms are; where it is not, for overflow perhaps, the terms are looked at.
+    step = max(1, _ROWS_ELEMENTS // max(1, values[0].numel()))
+    for first in range(0, values.shape[0], step):
+        block = values[first : first + step]
+        if bool(torch.isfinite(block.sum())):
+            continue
+        finite = torch.isfinite(block)
+        if bool(finite.all()):
+            continue
+        place = tuple((~finite).nonzero()[0].tolist())
+        return first + place[0], float(block[place])
+    return None
+
+
 def _check_finite(name: str, values: Tensor) -> None:
-    finite = torch.isfinite(values)
-    if bool(finite.all()):
-        return
-    place = tuple((~finite).nonzero()[0].tolist())
-    raise ValueError(
-        f"dbscan: {name} must be finite, but row {place[0]} holds {float(values[place])}; "
-        "remove such rows or fill their gaps first"
-    )
+    found = first_non_finite(values)
+    if found is not None:
+        raise ValueError(
+            f"dbscan: {name} must be finite, but row {found[0]} holds {found[1]}; "
+            "remove such rows or fill their gaps first"
+        )
 
 
 def _candidates(device: torch.device) -> dict[str, registry.Check]:
@@ -133,7 +186,14 @@ def _candidates(device: torch.device) -> dict[str, registry.Check]:
 
 
 def _kernel(
-    points: Tensor, eps: float, min_samples: int, metric: str, sample_weight: Tensor | None, backend: str
+    points: Tensor,
+    eps: float,
+    min_samples: int,
+    metric: str,
+    sample_weight: Tensor | None,
+    backend: str,
+    progress: Callable[[float], object] | None = None,
+    stats: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     _check(points, eps, min_samples, metric, sample_weight)
     chosen = registry.choose("dbscan", backend, _candidates(points.device))
@@ -143,14 +203,10 @@ def _kernel(
         weight = sample_weight.to(torch.float64).contiguous()
         _check_finite("sample_weight", weight)
     threshold = squared_threshold(eps, metric)
-    orthogonal = None
-    if metric == "cosine":
-        values, orthogonal = unit_rows(points)
-    else:
-        # float32 holds every float16 and bfloat16 exactly.
-        values = points if points.dtype in (torch.float32, torch.float64) else points.to(torch.float32)
-    run = _cpu if chosen == "cpu" else _reference
-    return run(values.contiguous(), threshold, min_samples, weight, orthogonal)
+    if chosen == "cpu":
+        return _cpu(points, threshold, min_samples, metric, weight, progress=progress, stats=stats)
+    values, orthogonal = unit_rows(points) if metric == "cosine" else (points, None)
+    return _reference(values, threshold, min_samples, weight, orthogonal)
 
 
 def _fake(
@@ -162,26 +218,48 @@ def _fake(
 
 
 def _cpu(
-    values: Tensor, threshold: float, min_samples: int, weight: Tensor | None, orthogonal: Tensor | None
+    points: Tensor,
+    threshold: float,
+    min_samples: int,
+    metric: str,
+    weight: Tensor | None,
+    *,
+    progress: Callable[[float], object] | None = None,
+    stats: dict[str, Any] | None = None,
+    arithmetic: str = "auto",
+    reorder: int = -1,
 ) -> tuple[Tensor, Tensor]:
-    n, d = values.shape
-    labels = values.new_empty((n,), dtype=torch.int64)
-    core = values.new_empty((n,), dtype=torch.bool)
-    with Launch("dbscan", values.device) as launch:
-        extension().dbscan_cpu(
-            points=launch.pointer("points", values, dtypes=(torch.float32, torch.float64)),
-            dtype=dtype_code(values.dtype),
+    """The C++ kernel. `arithmetic` and `reorder` (0 or 1) force what it otherwise chooses, for tests."""
+    n, d = points.shape
+    points = points.contiguous()
+    largest, length, orthogonal = row_lengths(points) if metric == "cosine" else (None, None, None)
+    labels = points.new_empty((n,), dtype=torch.int64)
+    core = points.new_empty((n,), dtype=torch.bool)
+    with Launch("dbscan", points.device) as launch:
+        isa = extension().select_isa("")
+        report = extension().dbscan_cpu(
+            points=launch.pointer("points", points, dtypes=_DTYPES),
+            dtype=dtype_code(points.dtype),
             n=n,
             dimensions=d,
             threshold=threshold,
             min_samples=min_samples,
             weight=launch.pointer("sample_weight", weight, dtypes=(torch.float64,), shape=(n,)),
+            largest=launch.pointer("largest", largest, dtypes=(torch.float64,), shape=(n,)),
+            length=launch.pointer("length", length, dtypes=(torch.float64,), shape=(n,)),
             orthogonal=launch.pointer("orthogonal", orthogonal, dtypes=(torch.bool,), shape=(n,)),
             labels=launch.pointer("labels", labels, dtypes=(torch.int64,)),
             core=launch.pointer("core", core, dtypes=(torch.bool,)),
             threads=torch.get_num_threads(),
-            isa="",
+            isa=isa,
+            arithmetic=arithmetic,
+            reorder=reorder,
+            progress=progress,
         )
+    if progress is not None:
+        progress(1.0)
+    if stats is not None:
+        stats.update(report, isa=isa)
     return labels, core
 
 
