@@ -19,8 +19,6 @@ find csrc -name '*.cu' | sort >"$build/sources"
 [ -s "$build/sources" ] || { echo "error: no .cu under csrc"; exit 1; }
 # Only an unknown architecture may be left out, so it is told apart by an empty source.
 echo '' >"$build/empty.cu"
-failed=0
-compiled=0
 for arch in 80 86 89 90a 100 120; do
   if ! "$nvcc" -arch="sm_$arch" -c "$build/empty.cu" -o "$build/empty.o" 2>"$build/log"; then
     if grep -q "Unsupported gpu architecture\|is not defined for option\|not supported" "$build/log"; then
@@ -30,22 +28,26 @@ for arch in 80 86 89 90a 100 120; do
     cat "$build/log"
     exit 1
   fi
-  while read -r source; do
-    if ! "$nvcc" -std=c++17 -O3 -arch="sm_$arch" -I csrc -Xptxas -v,-warn-spills,-warn-lmem-usage -Werror all-warnings \
-      -Xcompiler -Wall,-Wextra -c "$source" -o "$build/out.o" >"$build/log" 2>&1; then
-      echo "FAILED $source, sm_$arch"
-      cat "$build/log"
-      failed=1
-    elif grep -Eq '[1-9][0-9]* bytes spill' "$build/log"; then
-      echo "FAILED $source, sm_$arch: registers spill"
-      grep -E 'Compiling entry|spill|Used' "$build/log"
-      failed=1
-    else
-      echo "ok $source sm_$arch: $(grep -c 'Compiling entry' "$build/log") kernels," \
-        "$(sed -n 's/.*Used \([0-9]*\) registers.*/\1/p' "$build/log" | sort -n | tail -1) registers at most"
-    fi
-    compiled=$((compiled + 1))
-  done <"$build/sources"
+  sed "s/^/$arch /" "$build/sources" >>"$build/jobs"
 done
-[ "$compiled" -gt 0 ] || { echo "error: nvcc $version knows none of the architectures"; exit 1; }
-exit "$failed"
+[ -s "$build/jobs" ] || { echo "error: nvcc $version knows none of the architectures"; exit 1; }
+
+# One job: an architecture and a source. Fails on a warning or a spill, says what it found in one piece.
+cat >"$build/job" <<'EOF'
+nvcc=$1 build=$2 arch=$3 source=$4
+out=$(mktemp -d "$build/job.XXXXXX")
+if ! "$nvcc" -std=c++17 -O3 -arch="sm_$arch" -I csrc -Xptxas -v,-warn-spills,-warn-lmem-usage -Werror all-warnings \
+  -Xcompiler -Wall,-Wextra -c "$source" -o "$out/out.o" >"$out/log" 2>&1; then
+  echo "FAILED $source, sm_$arch
+$(cat "$out/log")"
+  exit 1
+fi
+if grep -Eq '[1-9][0-9]* bytes spill' "$out/log"; then
+  echo "FAILED $source, sm_$arch: registers spill
+$(grep -E 'Compiling entry|spill|Used' "$out/log")"
+  exit 1
+fi
+used=$(sed -n 's/.*Used \([0-9]*\) registers.*/\1/p' "$out/log" | sort -n | tail -1)
+echo "ok $source sm_$arch: $(grep -c 'Compiling entry' "$out/log") kernels, ${used:-0} registers at most"
+EOF
+xargs -P "$(getconf _NPROCESSORS_ONLN)" -L 1 sh "$build/job" "$nvcc" "$build" <"$build/jobs"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the CPU kernels and their tests with AddressSanitizer and UndefinedBehaviorSanitizer and runs them.
+# Builds the CPU kernels, the CUDA tile loop as the host plays it, and their tests with AddressSanitizer and
+# UndefinedBehaviorSanitizer and runs them.
 # Any finding ends it with an error. No arguments; works from a clean checkout.
 # Needs CMake 3.24 or newer (on PATH, or its wheel in the active Python environment: pip install cmake), a build tool
 # that CMake finds (make, or ninja named by CMAKE_GENERATOR) and a C++17 compiler with both sanitizers.
@@ -23,10 +24,10 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
   cat "$build/log"
   exit 1
 }
-cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce --parallel
+cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop --parallel
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"
-for test in test_cpu test_dbscan_bounds test_infonce; do
+for test in test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \
     LSAN_OPTIONS=suppressions="$build/suppressions":print_suppressions=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \

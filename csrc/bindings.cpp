@@ -14,6 +14,7 @@
 
 #if defined(TMOR_HAVE_CUDA)
 #include "common/cuda_probe.hpp"
+#include "dbscan/cuda_params.hpp"
 #endif
 
 namespace py = pybind11;
@@ -57,13 +58,14 @@ py::dict as_dict(const tmor::dbscan::Stats& stats) {
   result["rechecked"] = stats.rechecked;
   result["arithmetic"] = kNames[static_cast<int>(stats.arithmetic)];
   result["reordered"] = stats.reordered;
+  result["order"] = stats.order;
   return result;
 }
 
 py::dict dbscan_cpu(Pointer points, int dtype, int64_t n, int64_t dimensions, double threshold, int64_t min_samples,
                     Pointer weight, Pointer largest, Pointer length, Pointer orthogonal, Pointer labels, Pointer core,
-                    int threads, const std::string& isa, const std::string& arithmetic, int reorder,
-                    const py::object& progress) {
+                    int64_t share, int64_t shares, Pointer lists, Pointer parents, int threads, const std::string& isa,
+                    const std::string& arithmetic, int reorder, const py::object& progress) {
   tmor::dbscan::Params params;
   tmor::dbscan::Stats stats;
   params.points = as<const void>(points);
@@ -83,6 +85,10 @@ py::dict dbscan_cpu(Pointer points, int dtype, int64_t n, int64_t dimensions, do
   params.labels = as<int64_t>(labels);
   params.core = as<uint8_t>(core);
   params.stats = &stats;
+  params.share = share;
+  params.shares = shares;
+  params.lists = as<int32_t>(lists);
+  params.parents = as<int32_t>(parents);
   params.threads = threads;
   params.isa = tmor::select_isa(isa);
   params.arithmetic = arithmetic_named(arithmetic);
@@ -178,6 +184,42 @@ void cluster_infonce_keys_cpu(const py::dict& given, Pointer upstream, Pointer s
   run_infonce([&params] { tmor::cluster_infonce::key_gradient_cpu(params); });
 }
 
+#if defined(TMOR_HAVE_CUDA)
+void dbscan_cuda(bool naive, Pointer points, int dtype, int64_t n, int64_t dimensions, double threshold,
+                 int64_t min_samples, Pointer weight, Pointer largest, Pointer length, Pointer orthogonal,
+                 Pointer labels, Pointer core, Pointer status, Pointer workspace, int64_t workspace_bytes, int device,
+                 Pointer stream, int reorder) {
+  tmor::dbscan::CudaParams params;
+  params.points = as<const void>(points);
+  params.dtype = static_cast<tmor::DType>(dtype);
+  if (dtype < 0 || dtype > static_cast<int>(tmor::DType::bfloat16)) {
+    throw py::type_error("dbscan_cuda takes float32, float64, float16 or bfloat16 points");
+  }
+  params.n = n;
+  params.dimensions = dimensions;
+  params.threshold = threshold;
+  params.min_samples = min_samples;
+  params.weight = as<const double>(weight);
+  params.largest = as<const double>(largest);
+  params.length = as<const double>(length);
+  params.orthogonal = as<const uint8_t>(orthogonal);
+  params.labels = as<int64_t>(labels);
+  params.core = as<uint8_t>(core);
+  params.status = as<int64_t>(status);
+  params.workspace = as<void>(workspace);
+  params.workspace_bytes = workspace_bytes;
+  params.device = device;
+  params.stream = stream;
+  params.reorder = reorder;
+  const py::gil_scoped_release release;
+  if (naive) {
+    tmor::dbscan::run_cuda_naive(params);
+  } else {
+    tmor::dbscan::run_cuda(params);
+  }
+}
+#endif
+
 py::list isa_names(const std::vector<tmor::Isa>& isas) {
   py::list names;
   for (const tmor::Isa isa : isas) names.append(tmor::isa_name(isa));
@@ -200,7 +242,11 @@ py::dict build_info() {
   info["cuda_reason"] = TMOR_CUDA_REASON;
   py::dict backends;
   backends["cluster_infonce"] = py::make_tuple("cpu");
+#if defined(TMOR_HAVE_CUDA)
+  backends["dbscan"] = py::make_tuple("cpu", "cuda", "cuda_naive");
+#else
   backends["dbscan"] = py::make_tuple("cpu");
+#endif
   info["backends"] = backends;
   return info;
 }
@@ -213,8 +259,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("select_isa", [](const std::string& requested) { return tmor::isa_name(tmor::select_isa(requested)); });
   module.def("dbscan_cpu", &dbscan_cpu, py::arg("points"), py::arg("dtype"), py::arg("n"), py::arg("dimensions"),
              py::arg("threshold"), py::arg("min_samples"), py::arg("weight"), py::arg("largest"), py::arg("length"),
-             py::arg("orthogonal"), py::arg("labels"), py::arg("core"), py::arg("threads"), py::arg("isa"),
-             py::arg("arithmetic"), py::arg("reorder"), py::arg("progress"));
+             py::arg("orthogonal"), py::arg("labels"), py::arg("core"), py::arg("share"), py::arg("shares"),
+             py::arg("lists"), py::arg("parents"), py::arg("threads"), py::arg("isa"), py::arg("arithmetic"),
+             py::arg("reorder"), py::arg("progress"));
   module.def("cluster_infonce_cpu", &cluster_infonce_cpu, py::arg("given"), py::arg("loss"), py::arg("gradient"),
              py::arg("own_gradient"), py::arg("statistics"));
   module.def("cluster_infonce_keys_cpu", &cluster_infonce_keys_cpu, py::arg("given"), py::arg("upstream"),
@@ -227,6 +274,13 @@ PYBIND11_MODULE(_C, module) {
       },
       py::arg("x"), py::arg("result"), py::arg("n"), py::arg("isa"));
 #if defined(TMOR_HAVE_CUDA)
+  module.def("dbscan_cuda", &dbscan_cuda, py::arg("naive"), py::arg("points"), py::arg("dtype"), py::arg("n"),
+             py::arg("dimensions"), py::arg("threshold"), py::arg("min_samples"), py::arg("weight"), py::arg("largest"),
+             py::arg("length"), py::arg("orthogonal"), py::arg("labels"), py::arg("core"), py::arg("status"),
+             py::arg("workspace"), py::arg("workspace_bytes"), py::arg("device"), py::arg("stream"),
+             py::arg("reorder"));
+  module.def("dbscan_cuda_workspace", &tmor::dbscan::cuda_workspace, py::arg("n"), py::arg("dimensions"),
+             py::arg("min_samples"), py::arg("weighted"));
   module.def("cuda_device_count", &tmor::cuda_device_count, py::call_guard<py::gil_scoped_release>());
   module.def(
       "cuda_probe",

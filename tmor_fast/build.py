@@ -38,7 +38,7 @@ def compiled(op: str, backend: str) -> str | None:
     info = module.build_info()
     if backend in info["backends"].get(op, ()):
         return None
-    if backend == "cuda" and not info["cuda"]:
+    if backend.startswith("cuda") and not info["cuda"]:
         return f"this build has no CUDA: {info['cuda_reason']}"
     return f"this build has no {backend} kernel of {op}"
 

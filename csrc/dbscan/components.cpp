@@ -201,4 +201,22 @@ void Components::finish() {
   }
 }
 
+void Components::export_share() {
+  const Params& params = job_->params;
+  const int64_t vertices = static_cast<int64_t>(field_.order.size());
+  const int64_t capacity = lists_.capacity;
+  const auto point = [this](uint32_t vertex) { return static_cast<int32_t>(field_.order[vertex]); };
+#pragma omp parallel for num_threads(params.threads) schedule(static)
+  for (int64_t i = 0; i < vertices; ++i) {
+    const auto v = static_cast<uint32_t>(i);
+    if (field_.order[v] == kNobody) continue;
+    params.parents[point(v)] = point(sets_.find(v));
+    int32_t* list = params.lists + int64_t{point(v)} * capacity;
+    for (int64_t place = 0; place < capacity; ++place) {
+      const uint32_t other = lists_.at(v, static_cast<uint32_t>(place));
+      list[place] = other == kNobody ? -1 : point(other);
+    }
+  }
+}
+
 }  // namespace tmor::dbscan

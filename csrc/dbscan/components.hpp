@@ -24,6 +24,9 @@ class Components {
   // border points if `core_only`, `labels` of the caller.
   void finish();
 
+  // Instead of finish, where this is one share of several: fills `lists` and `parents` of the caller.
+  void export_share();
+
   // After finish: the cluster of a vertex that is core.
   uint32_t cluster(uint32_t vertex) const { return static_cast<uint32_t>(number_[sets_.find(vertex)]); }
 

@@ -75,6 +75,7 @@ void write_stats(const Job& job, const Order& order, int sweeps) {
   stats.pairs = job.params.n * (job.params.n - 1) / 2 * sweeps;
   stats.arithmetic = job.arithmetic;
   stats.reordered = order.sorted;
+  stats.order = order.checksum;
   for (const Worker& worker : job.workers) {
     stats.compared += worker.stats.compared;
     stats.inside += worker.stats.inside;
@@ -99,21 +100,30 @@ void run_cpu(const Params& params) {
   if (params.n < 1 || params.n > std::numeric_limits<int32_t>::max() || params.dimensions < 1 || params.threads < 1) {
     throw std::invalid_argument("dbscan: sizes out of range");
   }
+  const bool counted = params.weight != nullptr || params.min_samples > kMaxListSamples;
+  const bool share = params.lists != nullptr || params.parents != nullptr || params.shares != 1 || params.share != 0;
+  if (share && (counted || params.lists == nullptr || params.parents == nullptr || params.share < 0 ||
+                params.share >= params.shares)) {
+    throw std::invalid_argument("dbscan: a share of a run needs lists, parents, no weights and at most 64 samples");
+  }
   Job job(params);
   job.arithmetic = choose_arithmetic(&job);
   Order order = choose_order(&job, job.arithmetic);
-  const bool sorted = order.sorted;
-  Field field = make_field(&job, std::move(order.places), sorted);
-  order.sorted = sorted;
+  order.checksum = 14695981039346656037U;
+  for (const uint32_t place : order.places) order.checksum = (order.checksum ^ place) * 1099511628211U;
+  Field field = make_field(&job, std::move(order.places), order.sorted);
   if (field.balls && share_left(&job, field) > 0.7) field.balls.reset();
   job.forget_prepared();
-  const bool counted = params.weight != nullptr || params.min_samples > kMaxListSamples;
   if (counted) {
     run_counted(&job, field);
   } else {
     Components components(&job, field, nullptr);
     walk(&job, field, &components, 0.02, 1.0);
-    components.finish();
+    if (params.lists != nullptr) {
+      components.export_share();
+    } else {
+      components.finish();
+    }
   }
   write_stats(job, order, counted ? 3 : 1);
 }

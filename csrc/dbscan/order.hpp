@@ -12,6 +12,7 @@ namespace tmor::dbscan {
 struct Order {
   std::vector<uint32_t> places;  // a multiple of kWidth, kNobody where a panel has gaps
   bool sorted = false;           // false: the caller's order, because sorting would gain nothing
+  uint64_t checksum = 0;
 };
 
 // `arithmetic` is what leaders are compared in.

@@ -23,6 +23,7 @@ struct Stats {
   int64_t rechecked = 0;  // inside the band of a low-precision answer, decided in float64
   Arithmetic arithmetic = Arithmetic::automatic;
   bool reordered = false;  // points were sorted by place
+  uint64_t order = 0;      // a checksum of that order: shares of one run must have the same
 };
 
 struct Params {
@@ -42,6 +43,12 @@ struct Params {
   int64_t* labels = nullptr;  // out, (n,)
   uint8_t* core = nullptr;    // out, (n,), 0 or 1
   Stats* stats = nullptr;     // out, or null
+  // One process of several: it looks at its share of the pairs alone, without weights and for at most 64 samples, and
+  // fills these instead of labels and core. What all shares found together are lists and sets of one pass.
+  int64_t share = 0;
+  int64_t shares = 1;
+  int32_t* lists = nullptr;    // out, (n, min_samples - 1): neighbours, -1 for none, or null for a whole run
+  int32_t* parents = nullptr;  // out, (n,): a point of the same component
   int threads = 1;
   Isa isa = Isa::portable;
   Arithmetic arithmetic = Arithmetic::automatic;  // another one is taken even where it is slow: for tests

@@ -94,11 +94,12 @@ void walk(Job* job, const Field& field, Sweep* sweep, double first, double last)
       }
     }
   };
+  const auto mine = [job](int64_t number) { return number % job->params.shares == job->params.share; };
   const double diagonal = first + (last - first) / static_cast<double>(blocks + 1);
   job->poll.begin(first, diagonal, chunks);
 #pragma omp parallel for num_threads(job->params.threads) schedule(dynamic, 1)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    if (!job->poll.step()) item(chunk, chunk * kChunk / kWidth);
+    if (!job->poll.step() && mine(chunk)) item(chunk, chunk * kChunk / kWidth);
   }
   job->poll.raise_if_stopped();
   job->poll.begin(diagonal, last, chunks * blocks);
@@ -106,7 +107,7 @@ void walk(Job* job, const Field& field, Sweep* sweep, double first, double last)
   for (int64_t t = 0; t < chunks * blocks; ++t) {
     const int64_t block = t / chunks;
     const int64_t chunk = t % chunks;
-    if (!job->poll.step() && block > chunk * kChunk / kWidth) item(chunk, block);
+    if (!job->poll.step() && mine(t) && block > chunk * kChunk / kWidth) item(chunk, block);
   }
   job->poll.raise_if_stopped();
 }

@@ -336,15 +336,3 @@ def test_threshold_is_the_last_square_within_eps(eps: float) -> None:
     threshold = squared_threshold(eps, "euclidean")
     assert math.sqrt(threshold) <= eps < math.sqrt(math.nextafter(threshold, math.inf))
     assert squared_threshold(eps, "cosine") / 2 == eps
-
-
-@pytest.mark.gpu
-def test_cuda_tensors_take_the_reference() -> None:
-    points = blobs(300, 12)
-    want = dbscan(points, 1.4, 4, backend="reference")
-    got = dbscan(points.cuda(), 1.4, 4)
-    assert got[0].is_cuda
-    assert torch.equal(got[0].cpu(), want[0])
-    assert torch.equal(got[1].cpu(), want[1])
-    with pytest.raises(BackendUnavailableError, match="CPU tensors"):
-        dbscan(points.cuda(), 1.4, 4, backend="cpu")

@@ -27,12 +27,14 @@ import torch
 from torch import Tensor
 
 from tmor_fast.build import compiled, extension
-from tmor_fast.ops import registry
+from tmor_fast.ops import dbscan_cuda, registry
 from tmor_fast.ops.launch import Launch, dtype_code
 
 METRICS = ("euclidean", "cosine")
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda", "cuda_naive")
 MAX_POINTS = 2**31 - 1
+# Up to here neighbours fit the lists of one pass (csrc/dbscan/one_pass.hpp).
+MAX_LIST_SAMPLES = 64
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Elements of one block of the distance matrix in the reference: on a CPU what stays in the cache and below the size
 # from which PyTorch starts threads for every small step; on a GPU enough to fill it.
@@ -61,7 +63,9 @@ def dbscan(
         min_samples: neighbours, the point itself included, that make a core point; at least 1.
         metric: "euclidean" or "cosine".
         sample_weight: (n,) a point's weight in the count of its neighbours; negative ones keep points from being core.
-        backend: "auto", "reference" (plain PyTorch, any device) or "cpu" (C++ kernel, CPU tensors).
+        backend: "auto", "reference" (plain PyTorch, any device), "cpu" (C++ kernel, CPU tensors), "cuda" (CUDA tensors,
+            compute capability 8.0 or newer) or "cuda_naive" (its slow twin, for finding bugs). While a CUDA graph is
+            captured values are not checked: labels of points that are not finite then mean nothing.
         progress: called by "cpu" from this thread, some ten times a second and at the end, with the share of the work
             that is done, 0 to 1; what it raises ends the call.
         stats: filled by "cpu" with what it did: `pairs` of points there are (once per sweep: 1, or 3 with weights or
@@ -85,6 +89,48 @@ def dbscan(
         labels, core = torch.ops.tmor_fast.dbscan(*arguments)
         return labels, core
     return _kernel(*arguments, progress=progress, stats=stats)
+
+
+def dbscan_share(
+    points: Tensor,
+    eps: float,
+    min_samples: int,
+    share: int,
+    shares: int,
+    *,
+    metric: str = "euclidean",
+    sort: bool = True,
+) -> tuple[Tensor, Tensor, int]:
+    """What one of several processes finds in its share of the pairs; `merge_shares` of `cluster` puts them together.
+
+    Every pair of points belongs to one share, provided that all shares have the same points and report the same order.
+
+    Args:
+        points: (n, d) all points, on the CPU, as for `dbscan`.
+        eps, min_samples, metric: as for `dbscan`; at most 64 samples.
+        share, shares: this one, counted from 0, and how many there are, at least 2.
+        sort: whether points may be sorted by place first. Machines of different kinds may sort differently; without
+            sorting all have the same order.
+
+    Returns:
+        lists: (n, min_samples - 1) int32 neighbours of each point, -1 for none; parents: (n,) int32 a point of the same
+        component; a checksum of the order.
+
+    Raises:
+        TypeError, ValueError: as `dbscan`. BackendUnavailableError: the CPU kernel is not compiled.
+    """
+    _check(points, eps, min_samples, metric, None)
+    if min_samples > MAX_LIST_SAMPLES or not 0 <= share < shares or shares < 2:
+        raise ValueError(
+            f"dbscan_share: got min_samples {min_samples}, share {share} of {shares}; accepted: at most "
+            f"{MAX_LIST_SAMPLES} samples, shares 0 to n - 1 of n >= 2"
+        )
+    registry.choose("dbscan", "cpu", _candidates(points.device))
+    _check_finite("points", points)
+    stats: dict[str, Any] = {}
+    threshold, reorder = squared_threshold(eps, metric), -1 if sort else 0
+    found = _cpu(points, threshold, min_samples, metric, None, stats=stats, reorder=reorder, share=(share, shares))
+    return found[0][:, : min_samples - 1], found[1], int(stats["order"])
 
 
 def squared_threshold(eps: float, metric: str) -> float:
@@ -182,7 +228,12 @@ def _candidates(device: torch.device) -> dict[str, registry.Check]:
             return f"it takes CPU tensors, points are on {device}"
         return compiled("dbscan", "cpu")
 
-    return {"cpu": cpu, "reference": lambda: None}
+    return {
+        "cuda": lambda: dbscan_cuda.check("cuda", device),
+        "cpu": cpu,
+        "reference": lambda: None,
+        "cuda_naive": lambda: dbscan_cuda.check("cuda_naive", device),
+    }
 
 
 def _kernel(
@@ -197,12 +248,13 @@ def _kernel(
 ) -> tuple[Tensor, Tensor]:
     _check(points, eps, min_samples, metric, sample_weight)
     chosen = registry.choose("dbscan", backend, _candidates(points.device))
-    _check_finite("points", points)
-    weight = None
-    if sample_weight is not None:
-        weight = sample_weight.to(torch.float64).contiguous()
-        _check_finite("sample_weight", weight)
+    weight = None if sample_weight is None else sample_weight.to(torch.float64).contiguous()
     threshold = squared_threshold(eps, metric)
+    if chosen in dbscan_cuda.BACKENDS:
+        return _cuda(points, threshold, min_samples, metric, weight, chosen, stats)
+    _check_finite("points", points)
+    if weight is not None:
+        _check_finite("sample_weight", weight)
     if chosen == "cpu":
         return _cpu(points, threshold, min_samples, metric, weight, progress=progress, stats=stats)
     values, orthogonal = unit_rows(points) if metric == "cosine" else (points, None)
@@ -217,6 +269,29 @@ def _fake(
     return points.new_empty((n,), dtype=torch.int64), points.new_empty((n,), dtype=torch.bool)
 
 
+def _cuda(
+    points: Tensor,
+    threshold: float,
+    min_samples: int,
+    metric: str,
+    weight: Tensor | None,
+    backend: str,
+    stats: dict[str, Any] | None,
+) -> tuple[Tensor, Tensor]:
+    points = points.contiguous()
+    scaling = dbscan_cuda.Scaling(*row_lengths(points)) if metric == "cosine" else None
+    result = dbscan_cuda.run(points, threshold, min_samples, weight, scaling, backend=backend)
+    # Only now does the host wait, to refuse values that are not finite.
+    if dbscan_cuda.readable():
+        if int(result.status[0]) < points.shape[0]:
+            _check_finite("points", points)
+        if weight is not None:
+            _check_finite("sample_weight", weight)
+        if stats is not None:
+            stats.update(tiles=int(result.status[1]), rechecked=int(result.status[2]))
+    return result.labels, result.core
+
+
 def _cpu(
     points: Tensor,
     threshold: float,
@@ -228,13 +303,21 @@ def _cpu(
     stats: dict[str, Any] | None = None,
     arithmetic: str = "auto",
     reorder: int = -1,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[Tensor, Tensor]:
-    """The C++ kernel. `arithmetic` and `reorder` (0 or 1) force what it otherwise chooses, for tests."""
+    """The C++ kernel. `arithmetic` and `reorder` (0 or 1) force what it otherwise chooses, for tests.
+
+    With `share` (i, of how many), lists and parents instead of labels and core: see `dbscan_share`.
+    """
     n, d = points.shape
     points = points.contiguous()
     largest, length, orthogonal = row_lengths(points) if metric == "cosine" else (None, None, None)
     labels = points.new_empty((n,), dtype=torch.int64)
     core = points.new_empty((n,), dtype=torch.bool)
+    part = share[1] > 1
+    # One column more than nothing: an empty tensor has no address.
+    lists = points.new_full((n, max(1, min_samples - 1)), -1, dtype=torch.int32) if part else None
+    parents = points.new_empty((n,), dtype=torch.int32) if part else None
     with Launch("dbscan", points.device) as launch:
         isa = extension().select_isa("")
         report = extension().dbscan_cpu(
@@ -250,6 +333,10 @@ def _cpu(
             orthogonal=launch.pointer("orthogonal", orthogonal, dtypes=(torch.bool,), shape=(n,)),
             labels=launch.pointer("labels", labels, dtypes=(torch.int64,)),
             core=launch.pointer("core", core, dtypes=(torch.bool,)),
+            share=share[0],
+            shares=share[1],
+            lists=launch.pointer("lists", lists, dtypes=(torch.int32,)),
+            parents=launch.pointer("parents", parents, dtypes=(torch.int32,)),
             threads=torch.get_num_threads(),
             isa=isa,
             arithmetic=arithmetic,
@@ -260,7 +347,7 @@ def _cpu(
         progress(1.0)
     if stats is not None:
         stats.update(report, isa=isa)
-    return labels, core
+    return (labels, core) if lists is None or parents is None else (lists, parents)
 
 
 class _Neighbours:
