@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tmor_fast.cli import bench, data, demo, options, predict, pretrain, report, stopping, transfer, zeroshot
+from tmor_fast.cli import bench, data, demo, export, options, predict, pretrain, report, stopping, transfer, zeroshot
 from tmor_fast.errors import BackendUnavailableError, MissingDependencyError
 
 # What a person can act on: bad arguments and data, files, libraries and teachers that are not there, divergence.
@@ -27,6 +27,7 @@ app.command("finetune")(transfer.finetune)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("predict")(predict.predict)
 app.command("embed")(pretrain.embed)
+app.command("export")(export.export)
 app.command("options")(options.options)
 app.command("report")(report.report)
 app.command("demo")(demo.demo)
