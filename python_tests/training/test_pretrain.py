@@ -151,6 +151,16 @@ def test_the_run_folder_is_complete(learned: Path, data: PretrainData):
     assert load_model(learned / "stage1.pt")[1]["stage"] == 1
 
 
+def test_how_long_clustering_took_is_logged(learned: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(learned / "stage2" / "log"))
+    events.Reload()
+    noted = [event.value for event in events.Scalars("clustering_seconds")]
+    assert len(noted) >= sum("clusters" in row for row in metrics(learned, 2)) > 0
+    assert all(0 < seconds < 60 for seconds in noted)
+
+
 def test_every_file_loads_without_running_code(learned: Path):
     files = [*learned.glob("*.pt"), *learned.glob("stage*/checkpoints/*.ckpt")]
     assert len(files) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,7 +128,11 @@ class PretrainModule(L.LightningModule):
     def _find_clusters(self) -> Clustering:
         options = self.config.options
         embeddings = embed_in_batches(self.objective.model, self.batches, kind=options.cluster_input)
+        started = time.perf_counter()
         found = cluster_embeddings(embeddings, options, None if options.refresh_eps else self.objective.eps)
+        # To the loggers alone: the tables of a run that was resumed are those of one that was not, times are not.
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"clustering_seconds": time.perf_counter() - started}, step=self.global_step)
         if found.labels is not None:
             # The radius of an unusable clustering would be kept for good.
             self.objective.eps = found.eps
