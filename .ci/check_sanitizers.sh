@@ -27,9 +27,17 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
 cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop --parallel
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"
-for test in test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop; do
+# All at once, for they take minutes; then what each said.
+tests="test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop"
+running=""
+for test in $tests; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \
     LSAN_OPTIONS=suppressions="$build/suppressions":print_suppressions=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    "$build/$test"
+    "$build/$test" >"$build/$test.log" 2>&1 &
+  running="$running $!"
 done
+failed=0
+for process in $running; do wait "$process" || failed=1; done
+for test in $tests; do cat "$build/$test.log"; done
+exit "$failed"

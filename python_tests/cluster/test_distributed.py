@@ -81,7 +81,9 @@ def test_two_processes_are_one(lengths: tuple[int, ...], tmp_path: Path) -> None
         torch.save(rows.clone(), tmp_path / f"rows-{rank}.pt")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(tmp_path), str(rank), str(len(lengths))], stderr=subprocess.PIPE
+            [sys.executable, "-c", RANK, str(tmp_path), str(rank), str(len(lengths))],
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
         )
         for rank in range(len(lengths))
     ]

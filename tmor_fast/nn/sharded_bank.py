@@ -218,7 +218,12 @@ class ShardedBank(nn.Module):
             log_rho = torch.zeros_like(each[queries.own])
             return _merge(each, log_rho, queries.own, self.group)
         drawn = self._drawn(queries, clusters, max_positives, seed)
-        relative = _relative_logits(query, positive, self.gather(drawn.clamp(min=0).flatten()), drawn, temperature)
+        # Only those that were drawn: any other sample, even the first, may have no row yet.
+        known = drawn.flatten() >= 0
+        found = self.gather(drawn.flatten()[known])
+        keys = found.new_zeros((len(known), self.shard.dim))
+        keys[known] = found
+        relative = _relative_logits(query, positive, keys, drawn, temperature)
         log_rho = relative.logsumexp(1)
         number = (relative > -math.inf).sum(1).to(each.dtype)
         if positives == "supcon":
