@@ -64,7 +64,8 @@ from tmor_fast.cluster import distributed_dbscan
 folder, rank, ranks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
 rows = torch.load(f"{folder}/rows-{rank}.pt")
-found = [distributed_dbscan(rows, 2.2, 5), distributed_dbscan(rows, 0.05, 70, metric="cosine")]
+found = [distributed_dbscan(rows, 2.2, 5), distributed_dbscan(rows, 0.05, 70, metric="cosine"),
+         distributed_dbscan(rows, 0.4, 1)]
 try:
     distributed_dbscan(rows, -1.0, 5)
 except ValueError as error:
@@ -91,11 +92,14 @@ def test_two_processes_are_one(lengths: tuple[int, ...], tmp_path: Path) -> None
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     found = [torch.load(tmp_path / f"found-{rank}.pt") for rank in range(len(lengths))]
-    for number, expected in enumerate([DBSCAN(2.2, 5).fit(points), DBSCAN(0.05, 70, metric="cosine").fit(points)]):
+    wholes = [
+        estimator.fit(points) for estimator in (DBSCAN(2.2, 5), DBSCAN(0.05, 70, metric="cosine"), DBSCAN(0.4, 1))
+    ]
+    for number, expected in enumerate(wholes):
         assert torch.equal(torch.cat([part[number][0] for part in found]), expected.labels_)
         core = torch.cat([part[number][1] for part in found])
         assert torch.equal(core.nonzero().squeeze(1), expected.core_sample_indices_)
-    assert all("eps" in part[2] for part in found)
+    assert all("eps" in part[3] for part in found)
 
 
 def test_it_says_that_there_are_no_processes() -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmor_fast.cluster import DBSCAN
-from tmor_fast.cluster.assembly import Forest, assemble_labels
+from tmor_fast.cluster.assembly import assemble_labels
 from tmor_fast.cluster.peers import SEARCHES, range_search
 from tmor_fast.errors import BackendUnavailableError
+from tmor_fast.ops.dbscan import unite_edges
 
 
 def clouds(seed: int, n: int, d: int) -> torch.Tensor:
@@ -58,12 +59,14 @@ def test_faiss_is_exact(
     assert torch.equal(ours.core_sample_indices_, theirs.core_sample_indices_)
 
 
-def test_faiss_refuses_zero_vectors_under_cosine() -> None:
+@pytest.mark.parametrize("eps", [0.2, 0.7, 1.0, 1.5])
+def test_faiss_knows_zero_vectors(eps: float) -> None:
     pytest.importorskip("faiss")
-    points = torch.eye(3)
-    points[1] = 0
-    with pytest.raises(ValueError, match="row 1"):
-        DBSCAN(0.5, 2, metric="cosine", backend="faiss").fit(points)
+    points = clouds(2, 60, 3)
+    points[[1, 7, 30]] = 0
+    ours, theirs = (DBSCAN(eps, 4, metric="cosine", backend=name).fit(points) for name in ("reference", "faiss"))
+    assert torch.equal(ours.labels_, theirs.labels_)
+    assert torch.equal(ours.core_sample_indices_, theirs.core_sample_indices_)
 
 
 class NearestOnly:
@@ -101,24 +104,23 @@ def test_a_library_that_is_absent_is_named(backend: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("pairs", [0, 5, 40, 400])
-def test_a_forest_joins_what_is_connected(pairs: int) -> None:
+def test_batches_of_edges_join_what_is_connected(pairs: int) -> None:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     rng = np.random.default_rng(pairs)
     a, b = rng.integers(0, 100, size=(2, pairs))
-    forest = Forest(100, torch.device("cpu"))
+    root = torch.arange(100)
     for part in np.array_split(np.arange(pairs), 3):
-        forest.unite(torch.from_numpy(a[part]), torch.from_numpy(b[part]))
+        root = unite_edges(root, torch.from_numpy(a[part]), torch.from_numpy(b[part]))
     _, expected = connected_components(coo_array((np.ones(pairs), (a, b)), shape=(100, 100)), directed=False)
     smallest = np.array([np.flatnonzero(expected == expected[i])[0] for i in range(100)])
-    np.testing.assert_array_equal(forest.parent.numpy(), smallest)
+    np.testing.assert_array_equal(root.numpy(), smallest)
 
 
 def test_labels_by_hand() -> None:
     # 5 and 3 are one cluster, 1 the other; 0 reaches both and takes the first cluster, that of 1; 4 is alone.
     core = torch.tensor([False, True, False, True, False, True])
-    forest = Forest(6, torch.device("cpu"))
-    forest.unite(torch.tensor([5]), torch.tensor([3]))
+    root = unite_edges(torch.arange(6), torch.tensor([5]), torch.tensor([3]))
     pairs: tuple[Any, Any] = (torch.tensor([0, 0, 2]), torch.tensor([5, 1, 3]))
-    assert assemble_labels(core, forest, *pairs).tolist() == [0, 0, 1, 1, -1, 1]
+    assert assemble_labels(core, root, *pairs).tolist() == [0, 0, 1, 1, -1, 1]

@@ -235,14 +235,15 @@ class alone:  # noqa: N801
         self.group = group
 
     def __enter__(self) -> None:
-        from tmor_fast.nn import distributed, objective
+        from tmor_fast import distributed
+        from tmor_fast.nn import objective
 
         self.module = objective
         objective.gather_rows = lambda rows, **more: distributed.gather_rows(rows, group=self.group, **more)
         objective.world_size = lambda: distributed.world_size(self.group)
 
     def __exit__(self, *error: object) -> None:
-        from tmor_fast.nn import distributed
+        from tmor_fast import distributed
 
         self.module.gather_rows, self.module.world_size = distributed.gather_rows, distributed.world_size
 

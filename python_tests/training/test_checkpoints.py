@@ -13,7 +13,7 @@ import pytest
 import torch
 from limits import largest_file
 
-from tmor_fast.data.atomic import DiskFullError, new_file, remove_leftovers, space_for
+from tmor_fast.atomic import DiskFullError, new_file, remove_leftovers, space_for
 from tmor_fast.errors import DataError
 from tmor_fast.training import checkpoints
 from tmor_fast.training.checkpoints import (

@@ -18,7 +18,7 @@ import torch
 from limits import largest_file
 
 import tmor_fast
-from tmor_fast.data.atomic import DiskFullError
+from tmor_fast.atomic import DiskFullError
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
 from tmor_fast.nn.checkpoint import load_model

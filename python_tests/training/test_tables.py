@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from limits import largest_file
 
-from tmor_fast.data.atomic import DiskFullError
+from tmor_fast.atomic import DiskFullError
 from tmor_fast.training.tables import LossTable, write_metrics
 
 

@@ -50,7 +50,7 @@ dd { margin: 0; overflow-wrap: anywhere }
 
 def write_page(path: Path, record: Record) -> None:
     """Write `render(record)`, whole or not at all."""
-    from tmor_fast.data.atomic import new_file
+    from tmor_fast.atomic import new_file
 
     with new_file(path) as temporary:
         temporary.write_text(render(record), encoding="utf-8")

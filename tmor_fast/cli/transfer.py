@@ -33,19 +33,16 @@ def probe(
 ) -> None:
     """Linear probe: one linear layer on frozen features."""
     with stoppable("no file was changed; run the command again"):
-        from tmor_fast.data.atomic import space_for
         from tmor_fast.training.config import ProbeConfig, load_config
         from tmor_fast.training.probe import probe as run
 
         loaded, backbone, packed = _open(store, checkpoint, load_config(ProbeConfig, config, settings or []))
-        with space_for(save or out or "."):
-            result = run(packed, loaded, backbone, save=save)
+        result = run(packed, loaded, backbone, save=save)
         _show(result, "linear probe" + ("" if checkpoint else " of a random backbone"))
         if out is not None:
             from tmor_fast.evaluation.saving import save_json
 
-            with space_for(out):
-                save_json(out, result.to_dict())
+            save_json(out, result.to_dict())
 
 
 def finetune(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tmor_fast.cluster.arrays import to_points
-from tmor_fast.cluster.assembly import Forest, assemble_labels
-from tmor_fast.ops.dbscan import MAX_LIST_SAMPLES, dbscan, dbscan_share
+from tmor_fast.cluster.assembly import assemble_labels
+from tmor_fast.distributed import gather_rows, rank, world_size
+from tmor_fast.ops.dbscan import MAX_LIST_SAMPLES, dbscan, dbscan_share, unite_edges
 
 
 def distributed_dbscan(
@@ -16,7 +20,7 @@ def distributed_dbscan(
     min_samples: int,
     *,
     metric: str = "euclidean",
-    group: object | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cluster the rows of all ranks by density; labels as one process with all rows, in rank order, would give them.
 
@@ -37,36 +41,36 @@ def distributed_dbscan(
         ValueError: as `tmor_fast.ops.dbscan`, on every rank.
         RuntimeError: torch.distributed is not initialised.
     """
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("torch.distributed is not initialised; call torch.distributed.init_process_group first")
-    rank, ranks = dist.get_rank(group), dist.get_world_size(group)  # type: ignore[arg-type]
-    rows = points.detach().to("cpu")
-    parts = _gather_rows(rows, ranks, group)
-    first = sum(len(part) for part in parts[:rank])
-    everything = to_points(torch.cat(parts))
+    ranks = world_size(group)
+    every, own = gather_rows(points.detach().to("cpu"), group=group)
+    everything = to_points(every)
     if min_samples > MAX_LIST_SAMPLES or ranks == 1:
         labels, core = dbscan(everything, eps, min_samples, metric=metric)
     else:
-        lists, parents = _own_share(everything, eps, min_samples, metric, rank, ranks, group)
-        labels, core = merge_shares(min_samples, _gather(lists, ranks, group), _gather(parents, ranks, group))
-    own = slice(first, first + len(rows))
+        # As many rows from every rank: those of all points.
+        lists, parents = (
+            gather_rows(each, group=group)[0] for each in _own_share(everything, eps, min_samples, metric, group)
+        )
+        labels, core = merge_shares(min_samples, lists.chunk(ranks), parents.chunk(ranks))
     return labels[own].to(points.device), core[own].to(points.device)
 
 
 def _own_share(
-    points: Tensor, eps: float, min_samples: int, metric: str, rank: int, ranks: int, group: object | None
+    points: Tensor, eps: float, min_samples: int, metric: str, group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
-    lists, parents, order = dbscan_share(points, eps, min_samples, rank, ranks, metric=metric)
-    # As two's complement: all_gather knows no unsigned 64 bits.
-    orders = _gather(torch.tensor([order - (1 << 63)]), ranks, group)
-    if any(int(other) != int(orders[0]) for other in orders):
-        lists, parents, _ = dbscan_share(points, eps, min_samples, rank, ranks, metric=metric, sort=False)
+    """Lists and parents of this rank's share of the pairs, in one order of the points on all ranks."""
+    mine, ranks = rank(group), world_size(group)
+    lists, parents, order = dbscan_share(points, eps, min_samples, mine, ranks, metric=metric)
+    # As two's complement: collectives know no unsigned 64 bits.
+    orders, _ = gather_rows(torch.tensor([order - (1 << 63)]), group=group)
+    if bool((orders != orders[0]).any()):
+        lists, parents, _ = dbscan_share(points, eps, min_samples, mine, ranks, metric=metric, sort=False)
     return lists, parents
 
 
-def merge_shares(min_samples: int, lists: list[Tensor], parents: list[Tensor]) -> tuple[Tensor, Tensor]:
+def merge_shares(min_samples: int, lists: Sequence[Tensor], parents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The labels and core points that `dbscan_share` of all shares give together.
 
     A pair of neighbours is seen by one share alone. There it is in the list of at least one end, or both lists were
@@ -86,11 +90,10 @@ def merge_shares(min_samples: int, lists: list[Tensor], parents: list[Tensor]) -
     for part in lists:
         count += (part >= 0).sum(dim=1)
     core = count >= min_samples - 1
-    forest = Forest(n, torch.device("cpu"))
-    places = torch.arange(n)
+    root = places = torch.arange(n)
     borders, reached = [places[:0]], [places[:0]]
     for part, parent in zip(lists, parents, strict=True):
-        forest.unite(places, parent.long())
+        root = unite_edges(root, places, parent.long())
         for column in part.long().unbind(1):
             known = column >= 0
             ends, others = places[known], column[known]
@@ -98,24 +101,7 @@ def merge_shares(min_samples: int, lists: list[Tensor], parents: list[Tensor]) -
             keep = core[others]
             ends, others = ends[keep], others[keep]
             inner = core[ends]
-            forest.unite(ends[inner], others[inner])
+            root = unite_edges(root, ends[inner], others[inner])
             borders.append(ends[~inner])
             reached.append(others[~inner])
-    return assemble_labels(core, forest, torch.cat(borders), torch.cat(reached)), core
-
-
-def _gather_rows(rows: Tensor, ranks: int, group: object | None) -> list[Tensor]:
-    """All ranks' rows, which may be of different number."""
-    lengths = _gather(torch.tensor([len(rows)]), ranks, group)
-    longest = max(int(length) for length in lengths)
-    padded = rows.new_zeros((longest, *rows.shape[1:]))
-    padded[: len(rows)] = rows
-    return [part[: int(length)] for part, length in zip(_gather(padded, ranks, group), lengths, strict=True)]
-
-
-def _gather(words: Tensor, ranks: int, group: object | None) -> list[Tensor]:
-    import torch.distributed as dist
-
-    gathered = [torch.empty_like(words) for _ in range(ranks)]
-    dist.all_gather(gathered, words.contiguous(), group=group)
-    return gathered
+    return assemble_labels(core, root, torch.cat(borders), torch.cat(reached)), core

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmor_fast.cluster.assembly import Forest, assemble_labels
+from tmor_fast.cluster.assembly import assemble_labels
+from tmor_fast.cluster.neighbours import Distances
 from tmor_fast.errors import BackendUnavailableError
-from tmor_fast.ops.dbscan import squared_threshold, unit_rows
+from tmor_fast.ops.dbscan import squared_threshold, unite_edges
 
 Labelling = tuple[Tensor, Tensor]
 # Pairs that one range search may return at most: 400 MB.
@@ -56,24 +57,22 @@ def faiss_labels(points: Tensor, eps: float, min_samples: int, metric: str, weig
 
     Raises:
         BackendUnavailableError: FAISS is not installed.
-        ValueError: a zero vector under the cosine metric.
     """
     faiss = _library("faiss", "faiss", "faiss-cpu")
-    threshold = squared_threshold(eps, metric)
-    search = _RangeSearch(faiss, points, metric, threshold)
+    search = _RangeSearch(faiss, points, eps, metric)
     count = torch.zeros(len(points), dtype=torch.float64)
     mass = torch.ones_like(count) if weight is None else weight.to("cpu", torch.float64)
     for rows, columns in search:
         count.index_add_(0, rows, mass[columns])
     core = count >= min_samples
-    forest, borders, reached = Forest(len(points), torch.device("cpu")), [], []
+    root, borders, reached = torch.arange(len(points)), [], []
     for rows, columns in search:
         rows, columns = rows[core[columns]], columns[core[columns]]
         inner = core[rows]
-        forest.unite(rows[inner], columns[inner])
+        root = unite_edges(root, rows[inner], columns[inner])
         borders.append(rows[~inner])
         reached.append(columns[~inner])
-    labels = assemble_labels(core, forest, torch.cat(borders), torch.cat(reached))
+    labels = assemble_labels(core, root, torch.cat(borders), torch.cat(reached))
     return labels.to(points.device), core.to(points.device)
 
 
@@ -85,20 +84,13 @@ SEARCHES: dict[str, Callable[[Tensor, float, int, str, Tensor | None], Labelling
 class _RangeSearch:
     """Iterates over all ordered pairs of neighbours, a block of rows at a time: (m,), (m,) int64."""
 
-    def __init__(self, faiss: Any, points: Tensor, metric: str, threshold: float) -> None:
-        self.threshold, self.metric = threshold, metric
-        self.exact = points.to("cpu", torch.float64)
-        if metric == "cosine":
-            self.exact, zero = unit_rows(self.exact)
-            if bool(zero.any()):
-                row = int(zero.nonzero()[0])
-                raise ValueError(f"backend 'faiss' takes no zero vector under cosine, row {row} is one; use 'auto'")
-        centred = self.exact if metric == "cosine" else self.exact - self.exact.mean(dim=0)
-        self.rows = np.ascontiguousarray(centred.to(torch.float32).numpy())
+    def __init__(self, faiss: Any, points: Tensor, eps: float, metric: str) -> None:
+        self.distances = Distances(points.cpu(), metric)
+        self.threshold = squared_threshold(eps, metric)
+        self.rows = np.ascontiguousarray(self.distances.centred.to(torch.float32).numpy())
         n, d = self.rows.shape
         # Rounding to float32, products, sums and centring, for the two longest rows.
-        reach = 4.0 * float(centred.square().sum(dim=1).max())
-        self.slack = (2 * d + 32) * 2.0**-24 * reach
+        self.slack = (2 * d + 32) * 2.0**-24 * 4.0 * float(self.distances.squares.max())
         self.index = faiss.IndexFlatL2(d)
         if points.is_cuda and hasattr(faiss, "StandardGpuResources"):
             self.index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), points.device.index or 0, self.index)
@@ -107,21 +99,18 @@ class _RangeSearch:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         radius = float(np.nextafter(np.float32(self.threshold + self.slack), np.float32(np.inf)))
+        zero = self.distances.zero
         for first in range(0, len(self.rows), self.step):
             lengths, near, found = range_search(self.index, self.rows[first : first + self.step], radius)
             rows = torch.from_numpy(np.repeat(np.arange(first, first + len(lengths)), lengths))
             columns, squared = torch.from_numpy(found), torch.from_numpy(near).to(torch.float64)
-            open_ = squared > self.threshold - self.slack
-            keep = ~open_
-            keep[open_] = self._squared(rows[open_], columns[open_]) <= self.threshold
+            # Near eps, and where cosine sets the distance of a zero vector, which is never less than the search's.
+            undecided = squared > self.threshold - self.slack
+            if zero is not None:
+                undecided |= zero[rows] | zero[columns]
+            keep = ~undecided
+            keep[undecided] = self.distances.of_pairs(rows[undecided], columns[undecided]) <= self.threshold
             yield rows[keep], columns[keep]
-
-    def _squared(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Squared distances in float64, summed from the first coordinate to the last as the op defines them."""
-        total = torch.zeros(len(rows), dtype=torch.float64)
-        for k in range(self.exact.shape[1]):
-            total += (self.exact[rows, k] - self.exact[columns, k]).square()
-        return total
 
 
 def range_search(index: Any, queries: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tmor_fast.data.atomic import new_folder
+from tmor_fast.atomic import new_folder
 from tmor_fast.data.layout import SkeletonLayout
 from tmor_fast.errors import DataError
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from tmor_fast.data.atomic import new_file
+from tmor_fast.atomic import new_file
 from tmor_fast.data.clip import Clip
 from tmor_fast.data.layout import SkeletonLayout, register_layout
 from tmor_fast.data.ragged import ClipBatch

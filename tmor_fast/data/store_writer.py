@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tmor_fast.data.atomic import finish_folder, start_folder
+from tmor_fast.atomic import finish_folder, start_folder
 from tmor_fast.data.clip import UNITS, Clip
 from tmor_fast.data.layout import SkeletonLayout, get_layout
 from tmor_fast.data.ragged import ClipBatch, concatenate_batches

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tmor_fast.atomic import new_file
+
 
 def save_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write `value` as JSON under a temporary name in the same folder, then move it to `path`.
@@ -21,14 +23,10 @@ def save_json(path: str | os.PathLike[str], value: Any) -> Path:
     Raises:
         ValueError: a number is not finite.
         TypeError: something that JSON cannot hold.
+        DiskFullError: there is no space for it.
     """
     path = Path(path)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tmor_fast.data.atomic import new_file
+from tmor_fast.atomic import new_file
 from tmor_fast.errors import missing
 from tmor_fast.inference.loading import MODEL_FILE, STREAM_FILES
 from tmor_fast.inference.plain import PlainUNIK

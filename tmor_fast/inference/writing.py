@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tmor_fast.data.atomic import new_file
+from tmor_fast.atomic import new_file
 from tmor_fast.inference.predictions import Prediction
 
 COLUMNS = ("clip_id", "start", "stop", "start_seconds", "stop_seconds", "rank", "name", "score")

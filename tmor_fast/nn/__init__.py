@@ -1,11 +1,11 @@
 """UNIK, projection heads, embedding banks, contrastive losses, the T-MOR model and its pre-training objective."""
 
+from tmor_fast.distributed import gather_rows
 from tmor_fast.nn.banks import FeatureBank, FIFOQueue, SampleBank
 from tmor_fast.nn.checkpoint import load_checkpoint, load_classifier, load_model, save_classifier, save_model
 from tmor_fast.nn.clip_loss import ClipLoss
 from tmor_fast.nn.contrastive import InfoNCELoss, NTXentLoss, SupConLoss
 from tmor_fast.nn.detection import FrameClassifier
-from tmor_fast.nn.distributed import gather_rows
 from tmor_fast.nn.momentum import MomentumEncoder, ema_update
 from tmor_fast.nn.objective import Objective, TeacherFeatures
 from tmor_fast.nn.options import TMOROptions, option_table

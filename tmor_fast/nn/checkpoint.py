@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from tmor_fast.atomic import new_file
 from tmor_fast.errors import DataError
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
@@ -115,13 +116,8 @@ def load_checkpoint(
 
 
 def _write(path: Path, kind: str, content: dict[str, Any], metadata: dict[str, Any] | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with new_file(path) as temporary:
         torch.save({"format": kind, "version": VERSION, **content, "metadata": metadata or {}}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 REMEDIES = {

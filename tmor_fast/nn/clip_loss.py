@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tmor_fast.distributed import gather_rows, world_size
 from tmor_fast.nn.contrastive import check_rows, instance_loss
-from tmor_fast.nn.distributed import gather_rows, world_size
 
 
 class ClipLoss(nn.Module):

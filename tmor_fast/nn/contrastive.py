@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tmor_fast.nn.distributed import gather_rows, world_size
+from tmor_fast.distributed import gather_rows, world_size
 from tmor_fast.nn.projection import l2_normalize
 from tmor_fast.ops.cluster_infonce import cluster_infonce
 

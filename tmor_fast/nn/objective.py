@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tmor_fast import ops
+from tmor_fast.distributed import gather_rows, world_size
 from tmor_fast.nn.banks import FeatureBank, FIFOQueue, SampleBank, has_batch_statistics
-from tmor_fast.nn.distributed import gather_rows, world_size
 from tmor_fast.nn.momentum import MomentumEncoder
 from tmor_fast.nn.tmor import TMOR
 

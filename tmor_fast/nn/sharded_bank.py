@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tmor_fast.distributed import gather_rows, rank, world_size
 from tmor_fast.errors import DataError
 from tmor_fast.nn.banks import SampleBank
-from tmor_fast.nn.distributed import gather_rows, rank, world_size
 from tmor_fast.ops.cluster_infonce import cluster_infonce
 from tmor_fast.ops.cluster_infonce_reference import Rows, draw_positives
 

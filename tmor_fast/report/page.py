@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from tmor_fast import __version__
-from tmor_fast.data.atomic import new_file
+from tmor_fast.atomic import new_file
 from tmor_fast.report import sections, training_sections
 from tmor_fast.report.embedding_map import Projection
 from tmor_fast.report.encoder import Advance

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from tmor_fast.data.atomic import new_file, space_for, temporary_name, write_through
+from tmor_fast.atomic import new_file, space_for, temporary_name, write_through
 from tmor_fast.errors import DataError
 
 # An epoch's end, or a step inside the epoch.

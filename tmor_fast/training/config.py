@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tmor_fast.data.atomic import new_file
+from tmor_fast.atomic import new_file
 from tmor_fast.data.clip_batches import AugmentationConfig
 from tmor_fast.errors import check_range, missing
 from tmor_fast.nn.options import TMOROptions

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from tmor_fast.data.atomic import space_for
+from tmor_fast.atomic import space_for
 from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
@@ -221,8 +221,7 @@ def _train_stream(
         metadata["fusion"] = config.fusion
         metadata["training"] = "from scratch" if backbone is None else "fine-tuned"
         path = state.folder.parent / f"{stream}.pt"
-        with space_for(path):
-            save_classifier(path, encoder.cpu(), metadata)
+        save_classifier(path, encoder.cpu(), metadata)
     return scores
 
 
@@ -269,14 +268,12 @@ def _result(
     reports = {name: classification_report(s, labels, split.label_names) for name, s in scores.items()}
     if folder is not None:
         for name, report in reports.items():
-            with space_for(folder / f"{name}.json"):
-                report.save(folder / f"{name}.json")
+            report.save(folder / f"{name}.json")
     predictions = {}
     for name, rows in scores.items():
         # The softmax fusion sums probabilities of the streams.
         kind: Any = "probability" if "+" in name and fusion == "softmax" else "logits"
         predictions[name] = top_predictions(rows, labels, clip_ids, split.label_names, kind=kind)
     if folder is not None:
-        with space_for(folder / "predictions.json"):
-            save_json(folder / "predictions.json", predictions)
+        save_json(folder / "predictions.json", predictions)
     return TransferResult(reports, scores, split.test, len(split.train), predictions)

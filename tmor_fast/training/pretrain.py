@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from tmor_fast.data.atomic import space_for
+from tmor_fast.atomic import space_for
 from tmor_fast.data.clip_batches import ClipBatches
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
@@ -237,11 +237,9 @@ def pretrain_on(
                 progress=progress,
             )  # fmt: skip
             fit(trainer, module, state.resumed)
-            with space_for(out / f"stage{stage}.pt"):
-                save_model(out / f"stage{stage}.pt", objective.model, _metadata(data.packed, data.texts, config, stage))
+            save_model(out / f"stage{stage}.pt", objective.model, _metadata(data.packed, data.texts, config, stage))
         metadata = _metadata(data.packed, data.texts, config, 2 if config.stage2_epochs else 1)
-        with space_for(out / "model.pt"):
-            save_model(out / "model.pt", objective.model, metadata)
+        save_model(out / "model.pt", objective.model, metadata)
     return objective.model.cpu().eval(), metadata
 
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tmor_fast.atomic import new_file
 from tmor_fast.cluster import k_distance
-from tmor_fast.data.atomic import new_file
 from tmor_fast.errors import DataError
 from tmor_fast.evaluation.saving import save_json
 from tmor_fast.training.clustering import Clustering

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tmor_fast.data.atomic import remove_leftovers
+from tmor_fast.atomic import remove_leftovers
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.errors import DataError
 from tmor_fast.nn.objective import TeacherFeatures

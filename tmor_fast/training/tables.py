@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tmor_fast.data.atomic import new_file, space_for
+from tmor_fast.atomic import new_file, space_for
 
 
 class LossTable:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tmor_fast.data.atomic import new_file
+from tmor_fast.atomic import new_file
 
 SEVERITIES = ("error", "warning")
 
