@@ -1,6 +1,6 @@
 """UNIK against its released form, one convolution per head: inference, latency of one clip, training step.
 
-    python benchmarks/run.py unik [--quick] [--set unik.persons=2]
+    python benchmarks/run.py unik [--quick] [--set unik.persons=2 --set unik.empty=1]
 
 The released network, 17 joints in 2D, 150 frames. Weights are the same in both forms, drawn at random with every norm
 at work, so that outputs and gradients are compared with float64.
@@ -55,7 +55,9 @@ def _joints(clips: int, settings: Settings) -> Any:
 
     config = _config(settings)
     random = torch.Generator().manual_seed(1)
-    return torch.randn(clips, config.channels, FRAMES, config.joints, config.persons, generator=random)
+    joints = torch.randn(clips, config.channels, FRAMES, config.joints, config.persons, generator=random)
+    joints[..., config.persons - int(settings.options["empty"]) :] = 0
+    return joints
 
 
 def _labels(clips: int) -> Any:
@@ -190,7 +192,13 @@ def cases(settings: Settings) -> Sequence[Case]:
     return [
         Case(
             f"{work}, {clips} clip" + ("s" if clips > 1 else ""),
-            {"clips": clips, "frames": FRAMES, "joints": 17, "persons": int(settings.options["persons"])},
+            {
+                "clips": clips,
+                "frames": FRAMES,
+                "joints": 17,
+                "persons": int(settings.options["persons"]),
+                "empty": int(settings.options["empty"]),
+            },
             _contenders(work, clips, settings),
             check=lambda outputs, work=work, clips=clips: _check(outputs, work, clips, settings),  # type: ignore[misc]
         )
@@ -204,6 +212,7 @@ CLAIM = Claim(
     cases,
     options={
         "persons": ("1", "person slots of a clip"),
+        "empty": ("0", "how many of them hold nobody, the last ones"),
         "work": ("", "inference, latency, training, comma-separated; empty: all"),
     },
 )

@@ -220,6 +220,105 @@ def test_empty_slot_has_one_feature_per_length() -> None:
     torch.testing.assert_close(both_empty, single)
 
 
+@pytest.mark.parametrize("average", ["all", "present"])
+def test_empty_slots_are_computed_once_in_eval_mode(average: Any) -> None:
+    model = lively(small(person_average=average, num_classes=3)).eval().double()
+    joints = clips(6).double()
+    joints[[0, 1, 4], ..., 1] = 0
+    joints[[1, 5], ..., 0] = 0
+    alone = [torch.cat([call(clip[None]) for clip in joints]) for call in (model, model.features, model.frame_features)]
+    rows: list[int] = []
+    model.blocks[0].register_forward_hook(lambda module, given, out: rows.append(given[0].shape[0]))
+    together = [call(joints) for call in (model, model.features, model.frame_features)]
+    for one, all_at_once in zip(alone, together, strict=True):
+        torch.testing.assert_close(all_at_once, one, rtol=0, atol=1e-12)
+    assert rows == [9] * 3  # seven persons, and one for the empty ones of each slot
+    # Gradients of the weights count every clip that shares a row; those of the joints need rows of their own.
+    model.features(joints).square().sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    given = joints.clone().requires_grad_()
+    model.features(given).square().sum().backward()
+    torch.testing.assert_close(
+        [p.grad for p in model.parameters() if p.grad is not None], gradients, rtol=1e-9, atol=1e-12
+    )
+    expected = joints.clone().requires_grad_()
+    sum(model.features(clip[None]).square().sum() for clip in expected).backward()
+    torch.testing.assert_close(given.grad, expected.grad, rtol=0, atol=1e-12)
+    rows.clear()
+    # In training the statistics of the norms count every slot.
+    model.train()(joints)
+    assert rows[-1] == 12
+
+
+def test_a_missing_value_is_not_an_empty_slot() -> None:
+    model, joints = lively(small()).eval(), clips(3)
+    joints[..., 1] = 0
+    joints[1, 0, 2, 3, 1] = torch.nan
+    assert model(joints).isnan().any(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("tau", [1, 3])
+def test_norms_are_folded_without_gradients(tau: int) -> None:
+    model = lively(small(tau=tau, num_classes=3)).eval().double()
+    joints = clips().double()
+    expected = model(joints).detach()
+    calls: list[str] = []
+    with torch.no_grad():
+        torch.testing.assert_close(model(joints), expected, rtol=0, atol=1e-12)
+        # A norm that somebody listens to runs; the result is the same.
+        norm = model.blocks[1].temporal.norm
+        norm.register_forward_hook(lambda *_: calls.append("norm"))
+        torch.testing.assert_close(model(joints), expected, rtol=0, atol=1e-12)
+        assert calls == ["norm"]
+        # Nothing is kept: the next call sees new weights and statistics, even those set behind autograd's back.
+        model.blocks[0].temporal.norm.running_mean.data += 0.5
+        model.blocks[0].spatial.value_weight.data *= 1.5
+        changed = model(joints)
+    assert (changed - expected).abs().max() > 1e-3
+    torch.testing.assert_close(changed, model(joints).detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters(dtype: torch.dtype) -> None:
+    model = lively(small(num_classes=3)).eval()
+    with torch.no_grad():
+        exact = model(clips())
+        half = model.to(dtype)(clips())
+    assert half.dtype == dtype
+    assert float((half.float() - exact).norm() / exact.norm()) < 0.03
+
+
+def test_checkpointing_changes_nothing_but_memory() -> None:
+    joints, found = clips(), []
+    for checkpointing in (False, True):
+        model = lively(small(tau=3, num_classes=3)).double().train()
+        model.checkpointing = checkpointing
+        loss = model(joints.double()).square().mean()
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients, model.state_dict()))
+    (loss, gradients, state), (kept_loss, kept_gradients, kept_state) = found
+    assert torch.equal(loss, kept_loss)
+    assert set(gradients) == set(kept_gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(kept_gradients[name], gradient, rtol=1e-12, atol=1e-14)
+    # Statistics and their counters moved once.
+    for name, value in state.items():
+        torch.testing.assert_close(kept_state[name], value, rtol=0, atol=0)
+
+
+def test_checkpointing_keeps_less() -> None:
+    def kept(checkpointing: bool) -> int:
+        model, sizes = small(widths=(16, 16, 16), strides=(1, 1, 1)), []
+        model.checkpointing = checkpointing
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
+            model(clips(8, 32))
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 3
+
+
 def test_person_averages() -> None:
     everyone, present = lively(small()).eval(), lively(small(person_average="present")).eval()
     joints = clips(3)

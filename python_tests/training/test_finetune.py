@@ -127,6 +127,14 @@ def test_the_seed_fixes_the_result(packed: PackedClips):
     assert not torch.equal(scores[0], scores[2])
 
 
+def test_checkpointing_blocks_changes_no_result(packed: PackedClips):
+    plain, kept = (
+        finetune(packed, replace(TINY, checkpointing=checkpointing), progress=False).scores["joint"]
+        for checkpointing in (False, True)
+    )
+    assert torch.equal(plain, kept)
+
+
 def test_few_shot_takes_its_share_of_every_class(packed: PackedClips, tmp_path: Path):
     result = finetune(packed, replace(TINY, share=0.1), tmp_path, progress=False)
     ids = json.loads((tmp_path / "train_clips.json").read_text())

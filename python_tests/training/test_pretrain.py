@@ -241,6 +241,15 @@ def test_the_seed_fixes_everything(half: PretrainData, tmp_path: Path):
     assert not torch.equal(states[0][weight], states[2][weight])
 
 
+def test_checkpointing_blocks_changes_no_result(half: PretrainData, tmp_path: Path):
+    config = epochs(TINY, 1, 1)
+    plain = run(half, tmp_path / "plain", config)
+    kept = run(half, tmp_path / "kept", replace(config, checkpointing=True))
+    assert kept.backbone.checkpointing
+    assert not plain.backbone.checkpointing
+    assert_same(plain.state_dict(), kept.state_dict())
+
+
 def test_stage_2_without_text_fails_before_anything_is_trained(half: PretrainData, tmp_path: Path):
     silent = PretrainData(half.packed, TeacherFeatures(video=half.teachers.video), [])
     with pytest.raises(ValueError, match="stage2_epochs=0"):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmor_fast.nn.folding import fixed_norm
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.nn.unik_blocks import SpatialUnit, TemporalConv, UNIKBlock
 
@@ -138,7 +139,6 @@ def _fill(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 @torch.no_grad()
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) of a batch norm in eval mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
+    fixed = fixed_norm(norm)
+    assert fixed is not None
+    return fixed.scale, fixed.shift

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmor_fast.nn.folding import convolve, folded_norm, has_hooks
 from tmor_fast.nn.unik_blocks import SpatialUnit, unfold_frames
 from tmor_fast.ops.dependency_attention import dependency_attention
 
@@ -208,7 +209,7 @@ def _first_that_agrees(module: nn.Module, plans: list[Any]) -> tuple[_Plan | Non
     """The first plan whose forward equals the module's own, or the reason why there is none."""
     if "forward" in vars(module):
         return None, "its forward was replaced already"
-    hooked = [name for name, part in module.named_modules() if name and _has_hooks(part)]
+    hooked = [name for name, part in module.named_modules() if name and has_hooks(part)]
     if hooked:
         return None, f"hooks on {', '.join(hooked)} would no longer run"
     try:
@@ -221,12 +222,6 @@ def _first_that_agrees(module: nn.Module, plans: list[Any]) -> tuple[_Plan | Non
     except Exception as error:  # another's forward may raise anything on input it was not made for
         return None, f"trying a copy of it failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return None, "it computes something else"
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(
-        getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")
-    )  # fmt: skip
 
 
 def _random_copy(module: nn.Module) -> nn.Module:
@@ -338,9 +333,9 @@ def _spatial_forward(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
     value_weight = torch.cat([conv.weight.flatten(1) for conv in values], 1)
     value_bias = torch.stack([_bias(conv) for conv in values]).sum(0)
     norm = getattr(module, plan.norm)
-    folded = _fold(norm)
+    folded = folded_norm(norm)
     if folded is not None:
-        value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias)
+        value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias, value_bias.dtype)
     z = dependency_attention(
         x.permute(0, 2, 3, 1),
         torch.cat([conv.weight.flatten(1) for conv in queries]),
@@ -364,7 +359,7 @@ def _shortcut(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
         return x
     part = getattr(module, plan.shortcut)
     if isinstance(part, nn.Sequential):
-        return _conv_norm(cast(nn.Conv2d, part[0]), part[1], x)
+        return convolve(cast(nn.Conv2d, part[0]), part[1], x)
     out: Tensor = part(x)
     return out
 
@@ -372,55 +367,11 @@ def _shortcut(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
 def _temporal_forward(module: nn.Module, plan: _Temporal, x: Tensor) -> Tensor:
     """T-LSU: (B, C, T, V) to (B, C', T', V), channels-last."""
     x = x.contiguous(memory_format=torch.channels_last)
-    return _conv_norm(getattr(module, plan.conv), getattr(module, plan.norm), x)
-
-
-def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """The convolution and its norm, one pass over the activations in inference."""
-    stride = conv.stride
-    if conv.kernel_size == (1, 1) and conv.padding == (0, 0) and stride[0] > 1:
-        # The frames that a stride skips are dropped first; see TemporalConv for why.
-        x = x[:, :, :: stride[0]].contiguous(memory_format=torch.channels_last)
-        stride = (1, 1)
-    weight, bias = conv.weight, conv.bias
-    folded = _fold(norm)
-    if folded is not None:
-        weight, bias = folded.weight(weight), folded.bias(_bias(conv))
-    y = F.conv2d(x, weight, bias, stride, conv.padding, conv.dilation, conv.groups)
-    out: Tensor = y if folded else norm(y)
-    return out
+    return convolve(getattr(module, plan.conv), getattr(module, plan.norm), x)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-
-
-@dataclass(frozen=True)
-class _Folded:
-    """A batch norm in inference, `scale * y + shift`, moved into the product before it."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def weight(self, weight: Tensor) -> Tensor:
-        """Of the product: (Cout, ...)."""
-        return (weight * self.scale.view(-1, *[1] * (weight.dim() - 1))).to(weight.dtype)
-
-    def bias(self, bias: Tensor) -> Tensor:
-        """Of the product: (Cout,)."""
-        return (bias * self.scale + self.shift).to(bias.dtype)
-
-
-def _fold(norm: nn.Module) -> _Folded | None:
-    """What to fold, None where the norm must run: in training, for gradients, with hooks, without statistics."""
-    if not isinstance(norm, _BatchNorm) or norm.training or torch.is_grad_enabled() or _has_hooks(norm):
-        return None
-    if norm.running_mean is None or norm.running_var is None:
-        return None
-    scale = (norm.running_var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -norm.running_mean * scale
-    return _Folded(scale, shift if norm.bias is None else shift + norm.bias)
 
 
 _FORWARDS: Mapping[type, Callable[[nn.Module, Any, Tensor], Tensor]] = {

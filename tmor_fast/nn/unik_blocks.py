@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tmor_fast.nn.folding import convolve, folded_norm
 from tmor_fast.nn.unik_config import Initialisation
 from tmor_fast.ops.dependency_attention import dependency_attention
 
@@ -46,14 +47,7 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, T, V) to (B, C', ceil(T / stride), V)."""
-        if self.conv.kernel_size == (1, 1) and self.conv.stride[0] > 1:
-            # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on small channels-last input
-            # (torch 2.13, two threads); dropping the frames first is the same map.
-            x = x[:, :, :: self.conv.stride[0]].contiguous(memory_format=torch.channels_last)
-            thinned: Tensor = self.norm(F.conv2d(x, self.conv.weight, self.conv.bias))
-            return thinned
-        out: Tensor = self.norm(self.conv(x))
-        return out
+        return convolve(self.conv, self.norm, x)
 
 
 class SpatialUnit(nn.Module):
@@ -117,21 +111,36 @@ class SpatialUnit(nn.Module):
         """Map (B, Cin, T, V) to (B, Cout, T, V)."""
         if self.tau > 1:
             x = unfold_frames(x, self.tau)
+        value_weight: Tensor = self.value_weight
+        value_bias = self.value_bias.sum(0)
+        folded = folded_norm(self.norm)
+        if folded is not None:
+            value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias, value_bias.dtype)
         z = dependency_attention(
             x.permute(0, 2, 3, 1),
             self.query_key_weight,
             self.query_key_bias,
             self.dependency,
-            self.value_weight,
-            self.value_bias.sum(0),
+            value_weight,
+            value_bias,
             num_heads=self.heads,
-        )
+        ).permute(0, 3, 1, 2)
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        y = F.relu_(self.norm(z.permute(0, 3, 1, 2)).add_(shortcut))
-        if self.window_conv is None or self.window_norm is None:
-            return y
-        y = y.unflatten(3, (self.tau, self.joints))
-        out: Tensor = self.window_norm(self.window_conv(y).squeeze(3))
+        y = F.relu_((z if folded else self.norm(z)).add_(shortcut))
+        return y if self.window_conv is None else self._one_frame(y)
+
+    def _one_frame(self, y: Tensor) -> Tensor:
+        """Bring (B, C, T, tau*V) back to (B, C, T, V)."""
+        conv, norm = self.window_conv, self.window_norm
+        assert conv is not None
+        assert norm is not None
+        weight, bias = conv.weight, conv.bias
+        folded = folded_norm(norm)
+        if folded is not None:
+            weight, bias = folded.weight(weight), folded.bias(bias, weight.dtype)
+        # Joints of tau frames lie V apart: a (1, tau) convolution with dilation V over them, four-dimensional.
+        z = F.conv2d(y, weight[..., 0], bias, dilation=(1, self.joints))
+        out: Tensor = z if folded else norm(z)
         return out
 
 

@@ -118,6 +118,8 @@ class PretrainConfig:
             trains there without L_mt.
         held_out: actions left out altogether, for zero-shot.
         precision: Lightning's precision, e.g. "32-true" or "bf16-mixed".
+        checkpointing: keep the input of each encoder block alone and compute the rest again in the backward pass: less
+            memory for a third more time.
         seed: of everything random.
         checkpoints: see its class.
     """
@@ -137,6 +139,7 @@ class PretrainConfig:
     missing_text: Literal["error", "skip"] = "error"
     held_out: tuple[str, ...] = ()
     precision: str = "32-true"
+    checkpointing: bool = False
     seed: int = 1
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
@@ -156,6 +159,7 @@ class FinetuneConfig:
         label_smoothing: of the cross entropy.
         layout, normalisation: how stored clips are prepared from scratch.
         precision: Lightning's precision.
+        checkpointing: of the encoder's blocks, as in pre-training.
         seed: of everything random.
         checkpoints: see its class.
     """
@@ -172,6 +176,7 @@ class FinetuneConfig:
     layout: str = "unik17"
     normalisation: Literal["body", "screen", "none"] = "body"
     precision: str = "32-true"
+    checkpointing: bool = False
     seed: int = 1
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 

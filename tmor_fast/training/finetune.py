@@ -254,10 +254,12 @@ def class_scores(model: Callable[[Tensor], Tensor], batches: ClipBatches, index:
 
 def _encoder(packed: PackedClips, config: FinetuneConfig, backbone: UNIK | None, classes: int) -> UNIK:
     if backbone is None:
-        return UNIK(config.backbone.build(packed.layout.num_joints, classes))
-    # A loaded checkpoint is in eval mode, and Lightning leaves modes alone: batch norms would never adapt.
-    encoder = copy.deepcopy(backbone).train()
-    encoder.reset_classifier(classes)
+        encoder = UNIK(config.backbone.build(packed.layout.num_joints, classes))
+    else:
+        # A loaded checkpoint is in eval mode, and Lightning leaves modes alone: batch norms would never adapt.
+        encoder = copy.deepcopy(backbone).train()
+        encoder.reset_classifier(classes)
+    encoder.checkpointing = config.checkpointing
     return encoder
 
 

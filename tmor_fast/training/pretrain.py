@@ -277,6 +277,7 @@ def build_objective(data: PretrainData, config: PretrainConfig) -> Objective:
     video = None if data.teachers.video is None else data.teachers.video.shape[1]
     text = None if data.teachers.text is None else data.teachers.text.shape[1]
     model = TMOR(config.backbone.build(data.packed.layout.num_joints), config.options, video_dim=video, text_dim=text)
+    model.backbone.checkpointing = config.checkpointing
     return Objective(model, len(data.packed), data.teachers, labels=data.packed.label, seed=config.seed)
 
 
