@@ -1,0 +1,160 @@
+"""Does training with the compiled kernels end where training with the reference equations ends?
+
+    python benchmarks/convergence.py --op cluster_infonce --out RUN [--result FILE]
+    python benchmarks/convergence.py --op dependency_attention --out RUN --data FOLDER [--result FILE]
+
+For every seed the same training runs twice, once with the op's backend "reference" and once with what "auto" takes:
+pre-training on synthetic motion and a linear probe on people not seen in training, or, with `--data` (the folder of
+`penn_action/labels.tar.xz`), UNIK from scratch on Penn Action. Shown: how far the loss curves are apart, and the
+accuracies beside the spread between seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from rich.console import Console
+from rich.table import Table
+
+from tmor_fast.benchmark.machine import commit, machine, software
+from tmor_fast.cli.demo import ACTIONS
+from tmor_fast.data import ClipStore, prepare
+from tmor_fast.data.importers import import_penn
+from tmor_fast.data.synthetic import write_synthetic_store
+from tmor_fast.evaluation.saving import save_json
+from tmor_fast.ops import registry
+from tmor_fast.training import FinetuneConfig, PretrainConfig, ProbeConfig, finetune, load_config, pretrain, probe
+
+OPS = ("cluster_infonce", "dependency_attention")
+
+
+@contextmanager
+def only_reference(op: str) -> Iterator[None]:
+    """Let "auto" of one op take its reference."""
+    choose = registry.choose
+
+    def chosen(name: str, backend: str, candidates: Mapping[str, registry.Check]) -> str:
+        return choose(name, "reference" if (name, backend) == (op, "auto") else backend, candidates)
+
+    with mock.patch.object(registry, "choose", chosen):
+        yield
+
+
+def synthetic(folder: Path, arguments: argparse.Namespace, seed: int) -> float:
+    """Pre-training in both stages on made-up motion, then the accuracy of a linear probe."""
+    store = arguments.out / "synthetic"
+    if not store.is_dir():
+        write_synthetic_store(store, clips=arguments.clips, seed=0, actions=ACTIONS)
+    config = load_config(PretrainConfig, "demo")
+    optimiser = replace(config.optimiser, epochs=arguments.epochs)
+    config = replace(config, seed=seed, stage2_epochs=arguments.epochs, optimiser=optimiser)
+    model, _ = pretrain([store], folder, config, overwrite=True, progress=False)
+    settings = replace(load_config(ProbeConfig, "demo_probe"), seed=seed)
+    packed = prepare(ClipStore(store), layout=config.layout, normalisation=config.normalisation)
+    return probe(packed, settings, model.backbone, progress=False).reports["probe"].top1
+
+
+def penn(folder: Path, arguments: argparse.Namespace, seed: int) -> float:
+    """UNIK from scratch on Penn Action's official split, joints."""
+    store = arguments.out / "penn_action"
+    if not store.is_dir():
+        import_penn(arguments.data / "penn_action" / "labels.tar.xz", store)
+    config = load_config(FinetuneConfig, "penn_scratch", ["streams=[joint]", f"seed={seed}"])
+    config = replace(config, optimiser=replace(config.optimiser, epochs=arguments.epochs))
+    return finetune(prepare(ClipStore(store)), config, folder, overwrite=True, progress=False).reports["joint"].top1
+
+
+def losses(folder: Path) -> list[float]:
+    """The total loss of every step, in the order of training."""
+    found: list[float] = []
+    for table in sorted(folder.rglob("losses.csv")):
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        name = "loss" if "loss" in rows[0] else "total"
+        found += [float(row[name]) for row in rows]
+    return found
+
+
+def apart(first: list[float], second: list[float]) -> dict[str, float]:
+    """How far two loss curves are apart: at the first step, and on average over each tenth of the steps."""
+    if len(first) != len(second):
+        raise RuntimeError(f"{len(first)} and {len(second)} steps")
+    tenth = max(1, len(first) // 10)
+    means = [
+        abs(statistics.fmean(first[i : i + tenth]) / statistics.fmean(second[i : i + tenth]) - 1)
+        for i in range(0, len(first), tenth)
+    ]
+    return {"first_step": abs(first[0] / second[0] - 1), "largest_tenth": max(means), "last_tenth": means[-1]}
+
+
+def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Train twice for every seed."""
+    train = synthetic if arguments.data is None else penn
+    rows = []
+    for seed in range(1, arguments.seeds + 1):
+        row: dict[str, Any] = {"seed": seed}
+        curves = {}
+        for form in ("reference", "kernel"):
+            folder, started = arguments.out / f"{arguments.op}_{form}_{seed}", time.perf_counter()
+            if form == "reference":
+                with only_reference(arguments.op):
+                    accuracy = train(folder, arguments, seed)
+            else:
+                accuracy = train(folder, arguments, seed)
+            curves[form] = losses(folder)
+            row[form] = {
+                "top1": round(100 * accuracy, 2),
+                "last_loss": round(statistics.fmean(curves[form][-5:]), 5),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+            console.print(f"seed {seed}, {form}: {row[form]}")
+        row["apart"] = apart(curves["kernel"], curves["reference"])
+        rows.append(row)
+    return {"steps": len(curves["kernel"]), "seeds": rows}
+
+
+def show(found: dict[str, Any], op: str, console: Console) -> None:
+    """The table."""
+    table = Table(title=f"{op}: training with the reference and with the kernel, {found['steps']} steps")
+    for heading in ("seed", "top-1 reference", "top-1 kernel", "curves apart: first step", "any tenth", "last tenth"):
+        table.add_column(heading, justify="right")
+    for row in found["seeds"]:
+        gaps = (f"{row['apart'][name]:.1e}" for name in ("first_step", "largest_tenth", "last_tenth"))
+        table.add_row(str(row["seed"]), *(f"{row[form]['top1']:.2f} %" for form in ("reference", "kernel")), *gaps)
+    console.print(table)
+
+
+def main() -> None:
+    """Read the arguments, train, show and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--op", choices=OPS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data and runs")
+    parser.add_argument("--data", type=Path, help="train on Penn Action, whose files are in this folder")
+    parser.add_argument("--result", type=Path, help="a JSON file")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4, help="of each stage, or of Penn Action")
+    parser.add_argument("--clips", type=int, default=900)
+    arguments = parser.parse_args()
+    console = Console()
+    found = run(arguments, console)
+    show(found, arguments.op, console)
+    if arguments.result is not None:
+        data = "" if arguments.data is None else " --data DATA"
+        command = f"python benchmarks/convergence.py --op {arguments.op} --out RUN{data} --epochs {arguments.epochs}"
+        about = {"machine": machine("cpu"), "software": software(), "commit": commit(Path(__file__).parent)}
+        save_json(
+            arguments.result, {"benchmark": "convergence", "op": arguments.op, "command": command} | about | found
+        )
+
+
+if __name__ == "__main__":
+    main()
