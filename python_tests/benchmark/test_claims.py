@@ -94,7 +94,7 @@ def test_wrong_labels_are_found_with_and_without_a_peer(monkeypatch: pytest.Monk
     module = load("dbscan")
     monkeypatch.setattr(module, "CENTRES", 20)
     right = module._ours("clusters", 500, "cpu")()
-    wrong = {"labels": right["labels"].clone()}
+    wrong = {"labels": right["labels"].clone(), "core": right["core"]}
     wrong["labels"][int(right["core"].nonzero()[0])] = -1
     settings = settled(module)
     facts = module._check({"tmor_fast": wrong}, "clusters", 500, settings)
@@ -107,8 +107,29 @@ def test_wrong_labels_are_found_with_and_without_a_peer(monkeypatch: pytest.Monk
     assert facts["tmor_fast"]["labels"] == "differ in 1"
     assert facts["tmor_fast"]["definition"] == "verified"
     assert "wrong" not in facts["tmor_fast"]
-    limited = module._check({"tmor_fast": right}, "clusters", 500, settled(module, verify_limit="499"))
-    assert limited["tmor_fast"]["definition"].startswith("not verified above 499 points")
+
+
+def test_a_sample_is_checked_where_all_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("dbscan")
+    monkeypatch.setattr(module, "CENTRES", 20)
+    right = module._ours("clusters", 500, "cpu")()
+    settings = settled(module, verify_limit="499")
+
+    def fact(**changed: Any) -> dict[str, Any]:
+        return module._check({"tmor_fast": {**right, **changed}}, "clusters", 500, settings)["tmor_fast"]
+
+    monkeypatch.setattr(module, "SAMPLED", 500)
+    assert fact()["definition"] == "a sample of 500 points agrees with the definition"
+    labels, core = right["labels"], right["core"]
+    inner = int(core.nonzero()[0])
+    at = torch.arange(500) == inner
+    assert fact(core=core ^ at)["wrong"] == "wrong: a core point of the sample"
+    assert fact(labels=labels.masked_fill(at, -1))["wrong"] == "wrong: a label of the sample"
+    # A cluster cut in two: its second half gets a number of its own.
+    members = (labels == labels[inner]).nonzero().squeeze(1)
+    cut = labels.clone()
+    cut[members[len(members) // 2 :]] = int(labels.max()) + 1
+    assert "wrong" in fact(labels=cut)
 
 
 def test_a_peer_that_would_not_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
