@@ -38,6 +38,9 @@ def predict(
     ] = None,
     views: Annotated[int, typer.Option(help="Directions from which a 2D model sees a 3D clip.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, float64, or auto: bfloat16 where it is native.")
+    ] = "float32",
 ) -> None:
     """Name the actions in skeletons with a trained model."""
     from rich.console import Console
@@ -54,7 +57,7 @@ def predict(
     size = _size(image_size)
     said = Console(stderr=True)
     with stoppable("no file was changed; run the command again"), ExitStack() as opened:
-        model = load(checkpoint, device)
+        model = load(checkpoint, device, precision)
         said.print(escape(repr(model)), highlight=False, soft_wrap=True)
         with said.status(f"reading {escape(str(source))}"):
             found = opened.enter_context(
