@@ -4,8 +4,9 @@
 
 256 queries of width 128 against a bank of 65,536 keys (and of a million), 800 clusters, a fifth of the rows noise. Only
 the queries need a gradient there. The peer is the reference equation of `tmor_fast.ops`, eager and
-compiled; libraries that have a loss over a bank of keys run theirs, with their own definition. A last case is the loss
-of one T-MOR step: motion-motion over a bank, motion-video and motion-text over projected keys that need a gradient too.
+compiled; libraries that have a loss over a bank of keys run theirs, with their own definition. The last cases are the
+loss of one T-MOR step: motion-motion over a bank, motion-video and motion-text over projected keys that need a gradient
+too; once from ready embeddings, once as pre-training computes it, whose projections every form pays.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tmor_fast.benchmark.machine import available_memory
 QUERIES, WIDTH, CLUSTERS, NOISE, TEMPERATURE = 256, 128, 800, 0.2, 0.1
 BANKS = (65_536, 1_048_576)
 CAPTIONS, DRAWN = 60, 4
+VIDEO, TEXT = 512, 384  # width of the teachers' embeddings: ViCLIP, a small sentence encoder
 # Matrices of the logits' size that the reference holds at once, measured with autograd; decides what is tried at all.
 EAGER_MATRICES = 9
 WRONG = 1e-3  # relative error against float64 that no float32 form may reach
@@ -166,6 +168,67 @@ def _step(keys: int, settings: Settings, backend: str, compiled: bool = False) -
     return call
 
 
+def _objective(keys: int, settings: Settings, backend: str) -> Call:
+    """One step of pre-training from the encoder's features on: banks, projections of the teachers, the three losses.
+
+    `backend` "projections" stops after the projected teacher banks and their gradient, which every form pays.
+    """
+    import functools
+    from unittest import mock
+
+    import torch
+    from torch import nn
+
+    from tmor_fast import ops
+    from tmor_fast.nn import TMOR, Objective, TeacherFeatures, TMOROptions, UNIKConfig
+    from tmor_fast.nn.objective import PROJECTED_AT_ONCE
+
+    class Ready(nn.Module):
+        """An encoder whose features are its input."""
+
+        def features(self, joints: Any) -> Any:
+            return joints
+
+    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(0)
+    options = TMOROptions(momentum=0, bank_dtype="float32", num_negatives=None)
+    model = TMOR(UNIKConfig.preset("unik-micro"), options, video_dim=VIDEO, text_dim=TEXT)
+    features = torch.randn(QUERIES, model.backbone.feature_dim, generator=random).to(settings.device).requires_grad_()
+    model.backbone = Ready()  # type: ignore[assignment]
+    teachers = TeacherFeatures(
+        torch.randn(keys, VIDEO, generator=random), torch.randn(CAPTIONS, TEXT, generator=random),
+        torch.arange(keys) % CAPTIONS,
+    )  # fmt: skip
+    objective = Objective(model, keys, teachers).to(settings.device)
+    given = data(keys, settings.device)
+    objective.bank.update(given["key_id"], given["keys"])
+    objective.set_clusters(given["key_cluster"])
+    index, chosen = (
+        torch.arange(QUERIES, device=settings.device),
+        functools.partial(ops.cluster_infonce, backend=backend),
+    )
+
+    def projections() -> Any:
+        rows = objective.video.project(
+            given["key_id"], model.video_head, grad=True, check=False, block=PROJECTED_AT_ONCE
+        )
+        return {"loss": rows.sum()}
+
+    def call() -> dict[str, Any]:
+        objective.zero_grad()
+        features.grad = None
+        if backend == "projections":
+            found = projections()
+        else:
+            objective.step.zero_()  # every call draws the same positives
+            with mock.patch.object(ops, "cluster_infonce", chosen):
+                found = objective(features, features, index, stage=2)
+        found["loss"].backward()
+        return {"loss": found["loss"].detach(), "gradient": features.grad}
+
+    return call
+
+
 def _step_check(outputs: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
     """Largest differences from the eager reference, relative to its largest value."""
     facts: dict[str, dict[str, Any]] = {}
@@ -202,6 +265,33 @@ def _step_case(keys: int, settings: Settings) -> Case:
         {"kind": "mm + mv + mt", "bank": keys, "queries": QUERIES, "width": WIDTH},
         contenders,
         check=lambda outputs: _step_check(outputs, settings),
+        seconds=_seconds(settings),
+    )
+
+
+def _objective_case(keys: int, settings: Settings) -> Case:
+    """The same inside pre-training: with the banks' rows gathered and the teachers' features projected on the fly."""
+    first = _backends(settings)[0]
+    contenders = [
+        Contender(f"tmor_fast, {first}", "ours", lambda: _objective(keys, settings, first), headline=True),
+        Contender(
+            "logits, eager", "peer", lambda: _objective(keys, settings, "reference"),
+            unavailable=lambda: _fits(3 * keys, settings),
+        ),
+    ]  # fmt: skip
+    contenders.append(
+        Contender(
+            "projections alone", "floor", lambda: _objective(keys, settings, "projections"),
+            note=f"two layers, {VIDEO} to {WIDTH}, of every row of the video bank, forward and backward",
+        )
+    )  # fmt: skip
+    return Case(
+        f"one step of pre-training, {keys:,} samples",
+        {"kind": "objective", "bank": keys, "queries": QUERIES, "video": VIDEO, "text": TEXT},
+        contenders,
+        check=lambda outputs: _step_check(
+            {name: value for name, value in outputs.items() if name != "projections alone"}, settings
+        ),
         seconds=_seconds(settings),
     )
 
@@ -307,9 +397,11 @@ def _seconds(settings: Settings) -> float | None:
 
 
 def cases(settings: Settings) -> Sequence[Case]:
-    """One case for each size of the bank, and the step of T-MOR."""
+    """One case for each size of the bank, then the step of T-MOR, from ready embeddings and inside pre-training."""
     banks = [int(size) for size in settings.options["banks"].split(",") if size]
-    step = [] if settings.quick or settings.options["step"] == "0" else [_step_case(BANKS[0], settings)]
+    step = []
+    if not settings.quick and settings.options["step"] != "0":
+        step = [_step_case(BANKS[0], settings), _objective_case(BANKS[0], settings)]
     return (
         [
             Case(
