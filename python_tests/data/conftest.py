@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,16 @@ import pytest
 import torch
 
 from tmor_fast.data import Clip, ClipStore, ClipStoreWriter, PackedClips, get_layout
+from tmor_fast.data import layout as layouts
+
+
+@pytest.fixture(autouse=True)
+def known_layouts() -> Iterator[None]:
+    """Layouts that a test registers, or a store that it opens, are forgotten after it."""
+    known = dict(layouts._registry)
+    yield
+    layouts._registry.clear()
+    layouts._registry.update(known)
 
 
 def make_clip(
