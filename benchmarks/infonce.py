@@ -272,16 +272,19 @@ def _step_case(keys: int, settings: Settings) -> Case:
 def _objective_case(keys: int, settings: Settings) -> Case:
     """The same inside pre-training: with the banks' rows gathered and the teachers' features projected on the fly."""
     first = _backends(settings)[0]
+    # Forward and both gradients of the two layers of the video head; then the losses, as above.
+    projections = 3 * 2.0 * keys * VIDEO * (VIDEO + WIDTH)
+    flops = projections + 2.0 * QUERIES * keys * WIDTH * (2 + 4 + 4)
     contenders = [
-        Contender(f"tmor_fast, {first}", "ours", lambda: _objective(keys, settings, first), headline=True),
+        Contender(f"tmor_fast, {first}", "ours", lambda: _objective(keys, settings, first), flops=flops, headline=True),
         Contender(
-            "logits, eager", "peer", lambda: _objective(keys, settings, "reference"),
+            "logits, eager", "peer", lambda: _objective(keys, settings, "reference"), flops=flops,
             unavailable=lambda: _fits(3 * keys, settings),
         ),
     ]  # fmt: skip
     contenders.append(
         Contender(
-            "projections alone", "floor", lambda: _objective(keys, settings, "projections"),
+            "projections alone", "floor", lambda: _objective(keys, settings, "projections"), flops=projections,
             note=f"two layers, {VIDEO} to {WIDTH}, of every row of the video bank, forward and backward",
         )
     )  # fmt: skip
@@ -399,22 +402,21 @@ def _seconds(settings: Settings) -> float | None:
 def cases(settings: Settings) -> Sequence[Case]:
     """One case for each size of the bank, then the step of T-MOR, from ready embeddings and inside pre-training."""
     banks = [int(size) for size in settings.options["banks"].split(",") if size]
-    step = []
-    if not settings.quick and settings.options["step"] != "0":
-        step = [_step_case(BANKS[0], settings), _objective_case(BANKS[0], settings)]
-    return (
-        [
-            Case(
-                f"bank of {keys:,}",
-                {"keys": keys, "queries": QUERIES, "width": WIDTH, "positives": settings.options["positives"]},
-                _contenders(keys, settings),
-                check=lambda outputs, keys=keys: _check(outputs, keys, settings),  # type: ignore[misc]
-                seconds=_seconds(settings),
-            )
-            for keys in banks or (BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
-        ]
-        + step
-    )
+    banks = banks or list(BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
+    step = settings.options["step"]
+    found = [
+        Case(
+            f"bank of {keys:,}",
+            {"keys": keys, "queries": QUERIES, "width": WIDTH, "positives": settings.options["positives"]},
+            _contenders(keys, settings),
+            check=lambda outputs, keys=keys: _check(outputs, keys, settings),  # type: ignore[misc]
+            seconds=_seconds(settings),
+        )
+        for keys in (banks if step != "only" else ())
+    ]
+    if step == "only" or (step != "0" and not settings.quick):
+        found += [_step_case(BANKS[0], settings), _objective_case(BANKS[0], settings)]
+    return found
 
 
 CLAIM = Claim(
@@ -423,7 +425,7 @@ CLAIM = Claim(
     options={
         "positives": ("sum", "form of the loss: sum, mean, supcon or instance"),
         "banks": ("", "sizes of the bank, comma-separated"),
-        "step": ("1", "0: leave out the loss of a T-MOR step"),
+        "step": ("1", "0: leave out the losses of a T-MOR step; only: nothing else"),
         "seconds": ("", "of timing for each contender, allocator for allocator; default: as the run has it"),
     },
     sweep="keys",
