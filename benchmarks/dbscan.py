@@ -217,6 +217,7 @@ def _our_contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
 
 def _contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
     limit, whole = int(settings.options["peer_limit"]), 2.0 * n * n * DIMENSIONS
+    wanted = settings.options["peers"].split(",")
     if settings.quick:
         limit = min(limit, QUICK[0])
     peers = [
@@ -235,6 +236,13 @@ def _contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
             unavailable=lambda: None if importlib.util.find_spec("cuml") else "cuml is not installed",
         )  # fmt: skip
         peers = [cuml, *peers]
+    if wanted != ["all"]:
+        unknown = sorted(set(wanted) - {peer.name for peer in peers})
+        if unknown:
+            raise ValueError(
+                f"dbscan.peers: unknown {', '.join(unknown)}; accepted: all, {', '.join(p.name for p in peers)}"
+            )
+        peers = [peer for peer in peers if peer.name in wanted]
     return [*_our_contenders(kind, n, settings), *peers]
 
 
@@ -312,11 +320,16 @@ def _case(kind: str, n: int, settings: Settings) -> Case:
 def cases(settings: Settings) -> Sequence[Case]:
     """The growth sweep, then the hard cases."""
     sizes = [int(size) for size in settings.options["sizes"].split(",") if size]
+    asked = [kind for kind in settings.options["hard"].split(",") if kind]
+    unknown = sorted(set(asked) - {"all", *HARD})
+    if unknown:
+        raise ValueError(f"dbscan.hard: unknown {', '.join(unknown)}; accepted: all, {', '.join(HARD)}")
+    hard = list(HARD) if "all" in asked or not (sizes or asked or settings.quick) else asked
+    default: Sequence[int] = SWEEP
     if settings.quick:
-        quick = QUICK if settings.device == "cpu" else QUICK_CUDA
-        return [_case("clusters", size, settings) for size in sizes or quick]
-    swept = [_case("clusters", size, settings) for size in sizes or SWEEP]
-    return swept + [_case(kind, HARD_SIZE, settings) for kind in HARD if not sizes]
+        default = QUICK if settings.device == "cpu" else QUICK_CUDA
+    swept = sizes or ([] if asked else default)
+    return [_case("clusters", size, settings) for size in swept] + [_case(kind, HARD_SIZE, settings) for kind in hard]
 
 
 CLAIM = Claim(
@@ -325,6 +338,8 @@ CLAIM = Claim(
     options={
         "isa": ("auto", "instruction sets of ours: auto, names as in TMOR_ISA, comma-separated, or all"),
         "sizes": ("", "points, comma-separated, in place of the sweep and the hard cases"),
+        "hard": ("", f"hard cases in place of the sweep: all, or of {', '.join(HARD)}"),
+        "peers": ("all", "peers by name, comma-separated"),
         "peer_limit": ("100000", "most points given to scikit-learn and FAISS"),
         "verify_limit": ("100000", "most points whose labels are all verified by definition where no peer has them"),
     },

@@ -27,8 +27,11 @@ EAGER_MATRICES = 9
 WRONG = 1e-3  # relative error against float64 that no float32 form may reach
 
 
-def data(keys: int, device: str, dtype: Any = None) -> dict[str, Any]:
-    """Query (B, d), bank (N, d), own positives (B, d), all of length 1; ids and clusters. The same on every device."""
+def data(keys: int, device: str, dtype: Any = None, bank_dtype: str = "float32") -> dict[str, Any]:
+    """Query (B, d), bank (N, d), own positives (B, d), all of length 1; ids and clusters. The same on every device.
+
+    The bank is rounded to `bank_dtype`, and then has `dtype` like the others, or `bank_dtype` if that is None.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -42,6 +45,7 @@ def data(keys: int, device: str, dtype: Any = None) -> dict[str, Any]:
         "query_id": torch.arange(QUERIES), "key_id": torch.arange(keys),
         "query_cluster": cluster[:QUERIES].clone(), "key_cluster": cluster,
     }  # fmt: skip
+    vectors["keys"] = vectors["keys"].to(getattr(torch, bank_dtype))
     return {name: value.to(device, dtype) for name, value in vectors.items()} | {
         name: value.to(device) for name, value in rows.items()
     }
@@ -63,7 +67,7 @@ def _both_ways(loss: Callable[[Any], Any], query: Any) -> Call:
 def _ours(keys: int, settings: Settings, backend: str) -> Call:
     from tmor_fast.ops import cluster_infonce
 
-    given = data(keys, settings.device)
+    given = data(keys, settings.device, bank_dtype=settings.options["bank"])
     query, positives = given.pop("query"), settings.options["positives"]
     return _both_ways(
         lambda q: cluster_infonce(q, **given, temperature=TEMPERATURE, positives=positives, backend=backend), query
@@ -87,7 +91,7 @@ def _reference_loss(given: dict[str, Any], positives: str) -> Callable[[Any], An
 def _reference(keys: int, settings: Settings, compiled: bool) -> Call:
     import torch
 
-    given = data(keys, settings.device)
+    given = data(keys, settings.device, torch.float32, settings.options["bank"])
     loss = _reference_loss(given, settings.options["positives"])
     return _both_ways(torch.compile(loss) if compiled else loss, given["query"])
 
@@ -322,7 +326,8 @@ def _backends(settings: Settings) -> list[str]:
 
 
 def _contenders(keys: int, settings: Settings) -> list[Contender]:
-    products, bank = 4.0 * QUERIES * keys * WIDTH, 4.0 * keys * WIDTH + 16.0 * keys
+    bytes_each = 4.0 if settings.options["bank"] == "float32" else 2.0
+    products, bank = 4.0 * QUERIES * keys * WIDTH, bytes_each * keys * WIDTH + 16.0 * keys
     ours = [
         Contender(
             f"tmor_fast, {backend}", "ours", lambda backend=backend: _ours(keys, settings, backend),  # type: ignore[misc]
@@ -369,7 +374,7 @@ def _check(outputs: Mapping[str, Any], keys: int, settings: Settings) -> dict[st
     """Largest errors of losses and gradients against float64, relative to the largest value."""
     import torch
 
-    given = data(keys, "cpu", torch.float64)
+    given = data(keys, "cpu", torch.float64, settings.options["bank"])
     query, parts = given["query"].requires_grad_(), []
     for first in range(0, QUERIES, 16):  # one block of queries at a time: 16 rows of logits in float64
         rows = slice(first, first + 16)
@@ -402,12 +407,20 @@ def _seconds(settings: Settings) -> float | None:
 def cases(settings: Settings) -> Sequence[Case]:
     """One case for each size of the bank, then the step of T-MOR, from ready embeddings and inside pre-training."""
     banks = [int(size) for size in settings.options["banks"].split(",") if size]
+    if settings.options["bank"] not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"infonce.bank: {settings.options['bank']}; accepted: float32, float16, bfloat16")
     banks = banks or list(BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
     step = settings.options["step"]
     found = [
         Case(
             f"bank of {keys:,}",
-            {"keys": keys, "queries": QUERIES, "width": WIDTH, "positives": settings.options["positives"]},
+            {
+                "keys": keys,
+                "queries": QUERIES,
+                "width": WIDTH,
+                "positives": settings.options["positives"],
+                "bank": settings.options["bank"],
+            },
             _contenders(keys, settings),
             check=lambda outputs, keys=keys: _check(outputs, keys, settings),  # type: ignore[misc]
             seconds=_seconds(settings),
@@ -425,6 +438,7 @@ CLAIM = Claim(
     options={
         "positives": ("sum", "form of the loss: sum, mean, supcon or instance"),
         "banks": ("", "sizes of the bank, comma-separated"),
+        "bank": ("float32", "what ours reads the bank in: float32, float16 or bfloat16; peers get it in float32"),
         "step": ("1", "0: leave out the losses of a T-MOR step; only: nothing else"),
         "seconds": ("", "of timing for each contender, allocator for allocator; default: as the run has it"),
     },
