@@ -24,11 +24,11 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
   cat "$build/log"
   exit 1
 }
-cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop --parallel
+cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce test_attention test_cuda_tile_loop --parallel
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"
 # All at once, for they take minutes; then what each said.
-tests="test_cpu test_dbscan_bounds test_infonce test_cuda_tile_loop"
+tests="test_cpu test_dbscan_bounds test_infonce test_attention test_cuda_tile_loop"
 running=""
 for test in $tests; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \

@@ -11,6 +11,7 @@
 #include "common/dtype.hpp"
 #include "common/isa.hpp"
 #include "dbscan/params.hpp"
+#include "dependency_attention/cpu_params.hpp"
 
 #if defined(TMOR_HAVE_CUDA)
 #include "common/cuda_probe.hpp"
@@ -143,14 +144,14 @@ void fill_infonce(const py::dict& given, tmor::cluster_infonce::Params* params) 
 }
 
 // Runs `work` without the GIL; what a signal handler raised meanwhile ends the call.
-template <typename Work>
-void run_infonce(const Work& work) {
+template <typename Interrupted, typename Work>
+void run_interruptible(const Work& work) {
   bool interrupted = false;
   {
     const py::gil_scoped_release release;
     try {
       work();
-    } catch (const tmor::cluster_infonce::Interrupted&) {
+    } catch (const Interrupted&) {
       interrupted = true;
     }
   }
@@ -166,7 +167,7 @@ void cluster_infonce_cpu(const py::dict& given, Pointer loss, Pointer gradient, 
   params.own_gradient = as<float>(own_gradient);
   params.statistics = as<float>(statistics);
   params.interrupted = python_interrupted;
-  run_infonce([&params] { tmor::cluster_infonce::forward_cpu(params); });
+  run_interruptible<tmor::cluster_infonce::Interrupted>([&params] { tmor::cluster_infonce::forward_cpu(params); });
 }
 
 void cluster_infonce_keys_cpu(const py::dict& given, Pointer upstream, Pointer statistics, Pointer pair_key,
@@ -181,7 +182,60 @@ void cluster_infonce_keys_cpu(const py::dict& given, Pointer upstream, Pointer s
   params.pairs = pairs;
   params.key_gradient = as<float>(key_gradient);
   params.interrupted = python_interrupted;
-  run_infonce([&params] { tmor::cluster_infonce::key_gradient_cpu(params); });
+  run_interruptible<tmor::cluster_infonce::Interrupted>([&params] { tmor::cluster_infonce::key_gradient_cpu(params); });
+}
+
+// What the forward and the backward pass of dependency_attention take alike.
+void fill_attention(const py::dict& given, tmor::dependency_attention::CpuParams* params) {
+  const auto integer = [&given](const char* name) { return given[name].cast<int64_t>(); };
+  const auto address = [&given](const char* name) { return given[name].cast<Pointer>(); };
+  params->dtype = static_cast<tmor::DType>(integer("dtype"));
+  if (params->dtype != tmor::DType::float32 && params->dtype != tmor::DType::float16 &&
+      params->dtype != tmor::DType::bfloat16) {
+    throw py::type_error("dependency_attention takes float32, float16 or bfloat16 on the CPU");
+  }
+  params->clips = integer("clips");
+  params->frames = integer("frames");
+  params->joints = integer("joints");
+  params->channels_in = integer("channels_in");
+  params->channels_out = integer("channels_out");
+  params->heads = integer("heads");
+  params->embedding = integer("embedding");
+  params->x = as<const void>(address("x"));
+  params->query_key_weight = as<const float>(address("query_key_weight"));
+  params->query_key_bias = as<const float>(address("query_key_bias"));
+  params->dependency = as<const float>(address("dependency"));
+  params->value_weight = as<const float>(address("value_weight"));
+  params->threads = static_cast<int>(integer("threads"));
+  params->isa = tmor::select_isa(given["isa"].cast<std::string>());
+  params->interrupted = python_interrupted;
+}
+
+void dependency_attention_cpu(const py::dict& given, Pointer value_bias, Pointer shortcut, bool relu, Pointer z) {
+  tmor::dependency_attention::CpuForwardParams params;
+  fill_attention(given, &params);
+  params.value_bias = as<const float>(value_bias);
+  params.shortcut = as<const void>(shortcut);
+  params.relu = relu;
+  params.z = as<void>(z);
+  run_interruptible<tmor::dependency_attention::CpuInterrupted>(
+      [&params] { tmor::dependency_attention::forward_cpu(params); });
+}
+
+void dependency_attention_backward_cpu(const py::dict& given, Pointer grad, Pointer grad_x,
+                                       Pointer grad_query_key_weight, Pointer grad_query_key_bias,
+                                       Pointer grad_dependency, Pointer grad_value_weight, Pointer grad_value_bias) {
+  tmor::dependency_attention::CpuBackwardParams params;
+  fill_attention(given, &params);
+  params.grad = as<const void>(grad);
+  params.grad_x = as<void>(grad_x);
+  params.grad_query_key_weight = as<float>(grad_query_key_weight);
+  params.grad_query_key_bias = as<float>(grad_query_key_bias);
+  params.grad_dependency = as<float>(grad_dependency);
+  params.grad_value_weight = as<float>(grad_value_weight);
+  params.grad_value_bias = as<float>(grad_value_bias);
+  run_interruptible<tmor::dependency_attention::CpuInterrupted>(
+      [&params] { tmor::dependency_attention::backward_cpu(params); });
 }
 
 #if defined(TMOR_HAVE_CUDA)
@@ -242,6 +296,7 @@ py::dict build_info() {
   info["cuda_reason"] = TMOR_CUDA_REASON;
   py::dict backends;
   backends["cluster_infonce"] = py::make_tuple("cpu");
+  backends["dependency_attention"] = py::make_tuple("cpu");
 #if defined(TMOR_HAVE_CUDA)
   backends["dbscan"] = py::make_tuple("cpu", "cuda", "cuda_naive");
 #else
@@ -267,6 +322,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("cluster_infonce_keys_cpu", &cluster_infonce_keys_cpu, py::arg("given"), py::arg("upstream"),
              py::arg("statistics"), py::arg("pair_key"), py::arg("pair_query"), py::arg("pair_value"), py::arg("pairs"),
              py::arg("key_gradient"));
+  module.def("dependency_attention_cpu", &dependency_attention_cpu, py::arg("given"), py::arg("value_bias"),
+             py::arg("shortcut"), py::arg("relu"), py::arg("z"));
+  module.def("dependency_attention_backward_cpu", &dependency_attention_backward_cpu, py::arg("given"), py::arg("grad"),
+             py::arg("x"), py::arg("query_key_weight"), py::arg("query_key_bias"), py::arg("dependency"),
+             py::arg("value_weight"), py::arg("value_bias"));
   module.def(
       "cluster_infonce_exp2_cpu",
       [](Pointer x, Pointer result, int64_t n, const std::string& isa) {

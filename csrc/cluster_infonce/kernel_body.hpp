@@ -1,20 +1,11 @@
-// The kernels' one template. Included by the kernel_<isa>.cpp files alone, each of which defines a vector type in an
-// unnamed namespace: `Vector` with
-//   kLanes, kVectors, kSums      numbers in a register; registers in a panel; sums that `multiply` keeps in registers
-//   Register, Mask               float32 numbers; one truth value a lane
-//   load, store, broadcast, add, subtract, multiply, multiply_add
-//   maximum(a, b)                b where either is NaN
-//   equal(codes, code)           which of the kLanes int32 at `codes` are `code`
-//   both, either, without        a & b, a | b, a & ~b
-//   select(mask, a, b)           a where the mask is set, else b
-//   bits(mask)                   lane i as bit i
-//   at_least(x, bound)           x >= bound or NaN
-//   nearest(x), scale(x, n)      x rounded to an integer; x * 2^n for an integer n
+// The kernels' one template. Included by the kernel_<isa>.cpp files alone, which choose the vectors (common/simd.hpp).
 #pragma once
 
 #include "cluster_infonce/exp2.hpp"
 #include "cluster_infonce/finish.hpp"
 #include "cluster_infonce/kernel.hpp"
+#include "common/half.hpp"
+#include "common/multiply.hpp"
 
 namespace tmor::cluster_infonce {
 namespace {
@@ -31,81 +22,6 @@ typename Vector::Register exp2(typename Vector::Register x) {
   for (int i = 4; i >= 0; --i) p = Vector::multiply_add(p, f, Vector::broadcast(kExp2[i]));
   p = Vector::multiply_add(p, f, Vector::broadcast(1.0F));
   return Vector::select(Vector::at_least(x, kSmallestExponent), Vector::scale(p, n), Vector::broadcast(0.0F));
-}
-
-template <typename Vector, int kRows, int kVectors>
-void multiply_block(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps,
-                    float* c, int64_t c_row, bool add) {
-  using Register = typename Vector::Register;
-  constexpr int kLanes = Vector::kLanes;
-  Register sum[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector::broadcast(0.0F);
-  }
-  for (int64_t t = 0; t < steps; ++t) {
-    Register column[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) column[v] = Vector::load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Register value = Vector::broadcast(a[r * a_row]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector::multiply_add(value, column[v], sum[r][v]);
-    }
-    a += a_step;
-    b += b_step;
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      float* target = c + r * c_row + v * kLanes;
-      Vector::store(target, add ? Vector::add(Vector::load(target), sum[r][v]) : sum[r][v]);
-    }
-  }
-}
-
-// The rows that are left over once kRows no longer fit.
-template <typename Vector, int kRows, int kVectors>
-void multiply_rest(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps,
-                   float* c, int64_t c_row, int64_t rows, bool add) {
-  if constexpr (kRows > 0) {
-    if (rows == kRows)
-      return multiply_block<Vector, kRows, kVectors>(a, a_row, a_step, b, b_step, steps, c, c_row, add);
-    multiply_rest<Vector, kRows - 1, kVectors>(a, a_row, a_step, b, b_step, steps, c, c_row, rows, add);
-  }
-}
-
-template <typename Vector, int kVectors>
-void multiply_columns(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps,
-                      float* c, int64_t c_row, int64_t rows, bool add) {
-  constexpr int kMost = 12;
-  constexpr int kRows = Vector::kSums / kVectors < kMost ? Vector::kSums / kVectors : kMost;
-  for (; rows >= kRows; rows -= kRows, a += kRows * a_row, c += kRows * c_row) {
-    multiply_block<Vector, kRows, kVectors>(a, a_row, a_step, b, b_step, steps, c, c_row, add);
-  }
-  multiply_rest<Vector, kRows - 1, kVectors>(a, a_row, a_step, b, b_step, steps, c, c_row, rows, add);
-}
-
-// As many vectors side by side as there are, at most kVectors at a time.
-template <typename Vector, int kVectors>
-void multiply_from(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps,
-                   float* c, int64_t c_row, int64_t rows, int64_t width, bool add) {
-  if constexpr (kVectors > 0) {
-    constexpr int64_t kPanel = Vector::kLanes * kVectors;
-    for (; width >= kPanel; width -= kPanel, b += kPanel, c += kPanel) {
-      multiply_columns<Vector, kVectors>(a, a_row, a_step, b, b_step, steps, c, c_row, rows, add);
-    }
-    multiply_from<Vector, kVectors - 1>(a, a_row, a_step, b, b_step, steps, c, c_row, rows, width, add);
-  }
-}
-
-template <typename Vector>
-void multiply(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps, float* c,
-              int64_t c_row, int64_t rows, int64_t width, bool add) {
-  multiply_from<Vector, Vector::kVectors>(a, a_row, a_step, b, b_step, steps, c, c_row, rows, width, add);
 }
 
 // Who is compared: A, the other rows of the query's cluster, and N, the negatives.
@@ -263,37 +179,13 @@ void exp2_array(const float* x, float* result, int64_t n) {
   for (int64_t i = 0; i < n; i += Vector::kLanes) Vector::store(result + i, exp2<Vector>(Vector::load(x + i)));
 }
 
-inline float float_of(uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Written without a branch, so that the compiler makes vectors of it.
-inline void from_half_plain(const uint16_t* from, float* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t half = from[i];
-    const uint32_t magnitude = half & 0x7fffU;
-    // The exponent's bias grows by 112; multiplying also makes normal numbers of denormal ones.
-    const float finite = float_of(magnitude << 13) * 0x1p112F;
-    uint32_t bits;
-    __builtin_memcpy(&bits, &finite, sizeof bits);
-    bits |= magnitude >= 0x7c00U ? 0x7f800000U : 0U;
-    to[i] = float_of(bits | (half & 0x8000U) << 16);
-  }
-}
-
-inline void from_bfloat_plain(const uint16_t* from, float* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] = float_of(static_cast<uint32_t>(from[i]) << 16);
-}
-
 template <typename Vector>
 Kernel kernel_of() {
   static_assert(Vector::kLanes * Vector::kVectors <= kMaxWidth, "a panel has a bit for each query");
   return {Vector::kLanes,        Vector::kVectors,  Vector::kSums / Vector::kVectors,
           multiply<Vector>,      mask<Vector>,      weigh<Vector>,
           weigh_aligned<Vector>, derive<Vector>,    add_scaled<Vector>,
-          from_half_plain,       from_bfloat_plain, exp2_array<Vector>};
+          Vector::from_half,     from_bfloat_plain, exp2_array<Vector>};
 }
 
 }  // namespace

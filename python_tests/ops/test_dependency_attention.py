@@ -204,7 +204,8 @@ def test_error_of_long_clips_is_at_most_twice_that_of_plain_torch(dtype: torch.d
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_opcheck() -> None:
     tensors = arguments((2, 3, 4, 2), 3, 2, 1)
-    torch.library.opcheck(OP, (*tensors, 2, "reference"))
+    torch.library.opcheck(OP, (*tensors, None, 2, False, "reference"))
+    torch.library.opcheck(OP, (*tensors, torch.ones(2, 3, 4, 3, dtype=torch.float64), 2, True, "reference"))
     plain = [t.detach() for t in tensors[:5]]
     upstream = torch.randn(2, 3, 4, 3, dtype=torch.float64)
     for needed in ([True] * 6, [False] * 6, [False, True, False, True, False, True]):
@@ -300,6 +301,6 @@ def test_bad_arguments_are_named() -> None:
             call(heads=heads)
     with pytest.raises(ValueError, match="unknown backend 'fast'"):
         call(backend="fast")
-    for backend in ("cpu", "cuda"):
-        with pytest.raises(BackendUnavailableError, match="not compiled"):
+    for backend, text in (("cpu", "x is torch.float64"), ("cuda", "not compiled")):
+        with pytest.raises(BackendUnavailableError, match=text):
             call(backend=backend)

@@ -336,7 +336,8 @@ def _spatial_forward(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
     folded = folded_norm(norm)
     if folded is not None:
         value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias, value_bias.dtype)
-    z = dependency_attention(
+    shortcut = _shortcut(module, plan, x)
+    y = dependency_attention(
         x.permute(0, 2, 3, 1),
         torch.cat([conv.weight.flatten(1) for conv in queries]),
         torch.cat([_bias(conv) for conv in queries]),
@@ -344,8 +345,11 @@ def _spatial_forward(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
         value_weight,
         value_bias,
         num_heads=len(values),
+        shortcut=shortcut.permute(0, 2, 3, 1) if folded else None,
+        relu=folded is not None,
     ).permute(0, 3, 1, 2)
-    y = F.relu_((z if folded else norm(z)) + _shortcut(module, plan, x))
+    if folded is None:
+        y = F.relu_(norm(y) + shortcut)
     if window is None:
         return y
     tau = window.kernel_size[1]

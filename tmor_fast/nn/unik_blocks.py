@@ -116,7 +116,8 @@ class SpatialUnit(nn.Module):
         folded = folded_norm(self.norm)
         if folded is not None:
             value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias, value_bias.dtype)
-        z = dependency_attention(
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        y = dependency_attention(
             x.permute(0, 2, 3, 1),
             self.query_key_weight,
             self.query_key_bias,
@@ -124,9 +125,12 @@ class SpatialUnit(nn.Module):
             value_weight,
             value_bias,
             num_heads=self.heads,
+            # With the norm inside the value weights, the op ends with the shortcut and the ReLU.
+            shortcut=shortcut.permute(0, 2, 3, 1) if folded else None,
+            relu=folded is not None,
         ).permute(0, 3, 1, 2)
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        y = F.relu_((z if folded else self.norm(z)).add_(shortcut))
+        if folded is None:
+            y = F.relu_(self.norm(y).add_(shortcut))
         return y if self.window_conv is None else self._one_frame(y)
 
     def _one_frame(self, y: Tensor) -> Tensor:

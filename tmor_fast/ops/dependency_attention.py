@@ -9,6 +9,9 @@ For head h of H, with `Ce` embedding channels (UNIK Eq. 3.9 and 3.11 of the thes
 `D` is the learned dependency matrix. theta and phi are kept scaled by `_embedding_scale`, so that their product is of
 the size of the logits: the plain sum over Ce * T terms would overflow float16. Everything stays channels-last; the
 attention is recomputed in the backward pass, so only the inputs are kept.
+
+Where a shortcut s and a ReLU follow at once, as they do in UNIK once its norm is folded into the value weights, the op
+returns relu(z + s): z is then never read again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tmor_fast.ops import registry
+from tmor_fast.ops.dependency_attention_cpu import cpu_backward, cpu_forward, torch_is_faster, unavailable
 
 NAME = "dependency_attention"
 
@@ -28,7 +32,9 @@ NAME = "dependency_attention"
 GROUP_ELEMENTS = 1 << 20
 
 _TENSORS = "Tensor x, Tensor query_key_weight, Tensor query_key_bias, Tensor dependency, Tensor value_weight, "
-registry.define(f"{NAME}({_TENSORS}Tensor value_bias, int num_heads, str backend) -> Tensor")
+registry.define(
+    f"{NAME}({_TENSORS}Tensor value_bias, Tensor? shortcut, int num_heads, bool relu, str backend) -> Tensor"
+)
 registry.define(
     f"{NAME}_backward(Tensor grad, {_TENSORS}int num_heads, bool[] needed, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -36,11 +42,11 @@ registry.define(
 
 ARGUMENT_NAMES = ("x", "query_key_weight", "query_key_bias", "dependency", "value_weight", "value_bias")
 
-BACKENDS: dict[str, registry.Check] = {
-    "cuda": registry.not_compiled,
-    "cpu": registry.not_compiled,
-    "reference": lambda: None,
-}
+BACKENDS = ("cuda", "cpu", "reference")
+
+
+def _candidates(x: Tensor) -> dict[str, registry.Check]:
+    return {"cuda": registry.not_compiled, "cpu": lambda: unavailable(x), "reference": lambda: None}
 
 
 def dependency_attention(
@@ -52,12 +58,15 @@ def dependency_attention(
     value_bias: Tensor,
     *,
     num_heads: int,
+    shortcut: Tensor | None = None,
+    relu: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Spatial attention over joints with a learned dependency matrix (UNIK's S-LSU), for all heads at once.
 
     Under autocast, floating inputs are cast to the autocast dtype. Softmax and its gradient are computed in float32 for
-    half-precision inputs. The first derivative is implemented, the second is not.
+    half-precision inputs, by the compiled CPU backend all else too. The first derivative is implemented, the second is
+    not.
 
     Args:
         x: (N, T, V, Cin) joint features, channels last, any strides.
@@ -67,10 +76,15 @@ def dependency_attention(
         value_weight: (Cout, H * Cin); column `h * Cin + c` belongs to channel c of head h.
         value_bias: (Cout,), the sum of the heads' biases.
         num_heads: H.
-        backend: "auto", "reference" (plain torch, any floating dtype), "cpu" or "cuda".
+        shortcut: (N, T, V, Cout), any strides, is added to the result before it is written.
+        relu: the result is relu(z + shortcut), or relu(z) without a shortcut. The backward pass then keeps the result.
+        backend: "reference" (plain torch, any floating dtype), "cpu" (compiled; float32, float16 and bfloat16 on the
+            CPU, multiplied in float32; the same bits for any number of threads, gradients for the same number), "cuda",
+            or "auto": the first of "cuda", "cpu", "reference" that can take the tensors, but "reference" for bfloat16
+            on CPUs with bfloat16 products.
 
     Returns:
-        (N, T, V, Cout), contiguous, dtype of `x` (or of autocast). No normalisation, shortcut or ReLU.
+        (N, T, V, Cout), contiguous, dtype of `x` (or of autocast).
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit together, or the backend's name is unknown.
@@ -85,9 +99,13 @@ def dependency_attention(
         # Float64 keeps its precision, as in torch's own autocast ops.
         if x.dtype != torch.float64:
             arguments = tuple(tensor.to(dtype) for tensor in arguments)
+            shortcut = shortcut.to(dtype) if isinstance(shortcut, Tensor) else shortcut
     _check_shapes(arguments, num_heads)
-    backend = registry.choose(NAME, backend, BACKENDS)
-    result: Tensor = torch.ops.tmor_fast.dependency_attention(*arguments, num_heads, backend)
+    _check_shortcut(shortcut, arguments[0], arguments[4])
+    if backend == "auto" and torch_is_faster(arguments[0]):
+        backend = "reference"
+    backend = registry.choose(NAME, backend, _candidates(arguments[0]))
+    result: Tensor = torch.ops.tmor_fast.dependency_attention(*arguments, shortcut, num_heads, relu, backend)
     return result
 
 
@@ -130,6 +148,19 @@ def _check_shapes(arguments: tuple[Tensor, ...], num_heads: int) -> None:
                 f"{NAME}: {name} must have x's dtype and device ({x.dtype}, {x.device}), "
                 f"got {tensor.dtype}, {tensor.device}"
             )
+
+
+def _check_shortcut(shortcut: Tensor | None, x: Tensor, value_weight: Tensor) -> None:
+    if shortcut is None:
+        return
+    if not isinstance(shortcut, Tensor):
+        raise TypeError(f"{NAME}: shortcut must be a torch.Tensor or None, got {type(shortcut).__name__}")
+    shape = (*x.shape[:3], value_weight.shape[0])
+    if tuple(shortcut.shape) != shape or shortcut.dtype != x.dtype or shortcut.device != x.device:
+        raise ValueError(
+            f"{NAME}: shortcut must be {shape}, {x.dtype} on {x.device} for this x and value_weight, "
+            f"got {tuple(shortcut.shape)}, {shortcut.dtype} on {shortcut.device}"
+        )
 
 
 def _embedding_scale(terms: int) -> float:
@@ -179,8 +210,9 @@ def reference_forward(
     dependency: Tensor,
     value_weight: Tensor,
     value_bias: Tensor,
+    shortcut: Tensor | None,
     num_heads: int,
-    backend: str = "reference",
+    relu: bool,
 ) -> Tensor:
     """The equations of this module in plain torch; arguments as in `dependency_attention`.
 
@@ -194,7 +226,9 @@ def reference_forward(
     for group in _groups(x, num_heads):
         mixed = (mixing[group] @ x[group]).view(-1, num_heads * channels)
         torch.addmm(value_bias, mixed, value_weight.t(), out=out[group].view(-1, value_weight.shape[0]))
-    return out
+    if shortcut is not None:
+        out.add_(shortcut)
+    return out.relu_() if relu else out
 
 
 def reference_backward(
@@ -206,7 +240,6 @@ def reference_backward(
     value_weight: Tensor,
     num_heads: int,
     needed: list[bool],
-    backend: str = "reference",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the six tensor arguments; those not `needed` are empty.
 
@@ -270,6 +303,39 @@ def _swap_halves(tensor: Tensor) -> Tensor:
     return tensor.roll(tensor.shape[0] // 2, 0)
 
 
+def _forward(
+    x: Tensor,
+    query_key_weight: Tensor,
+    query_key_bias: Tensor,
+    dependency: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    shortcut: Tensor | None,
+    num_heads: int,
+    relu: bool,
+    backend: str,
+) -> Tensor:
+    kernel = cpu_forward if backend == "cpu" else reference_forward
+    return kernel(
+        x, query_key_weight, query_key_bias, dependency, value_weight, value_bias, shortcut, num_heads, relu
+    )  # fmt: skip
+
+
+def _gradients(
+    grad: Tensor,
+    x: Tensor,
+    query_key_weight: Tensor,
+    query_key_bias: Tensor,
+    dependency: Tensor,
+    value_weight: Tensor,
+    num_heads: int,
+    needed: list[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    kernel = cpu_backward if backend == "cpu" else reference_backward
+    return kernel(grad, x, query_key_weight, query_key_bias, dependency, value_weight, num_heads, needed)
+
+
 def _fake_forward(
     x: Tensor,
     query_key_weight: Tensor,
@@ -277,7 +343,9 @@ def _fake_forward(
     dependency: Tensor,
     value_weight: Tensor,
     value_bias: Tensor,
+    shortcut: Tensor | None,
     num_heads: int,
+    relu: bool,
     backend: str,
 ) -> Tensor:
     return x.new_empty(*x.shape[:3], value_weight.shape[0])
@@ -302,20 +370,25 @@ def _fake_backward(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, _, num_heads, backend = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.num_heads, ctx.backend = num_heads, backend
+    *tensors, _, _, num_heads, relu, backend = inputs
+    # Only the ReLU needs the result, to tell where it was 0.
+    ctx.save_for_backward(*tensors, *([output] if relu else []))
+    ctx.num_heads, ctx.backend, ctx.relu = num_heads, backend, relu
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    if ctx.relu:
+        grad = torch.ops.aten.threshold_backward(grad, saved[5], 0)
     needed = list(ctx.needs_input_grad[:6])
-    grads = torch.ops.tmor_fast.dependency_attention_backward(
-        grad, *ctx.saved_tensors, ctx.num_heads, needed, ctx.backend
-    )
-    return (*(g if need else None for g, need in zip(grads, needed, strict=True)), None, None)
+    grads: tuple[Any, ...] = (None,) * 6
+    if any(needed):
+        grads = torch.ops.tmor_fast.dependency_attention_backward(grad, *saved[:5], ctx.num_heads, needed, ctx.backend)
+    of_shortcut = grad if ctx.needs_input_grad[6] else None
+    return (*(g if need else None for g, need in zip(grads, needed, strict=True)), of_shortcut, None, None, None)
 
 
-registry.implement(NAME, reference_forward, _fake_forward, ("CPU", "CUDA"))
-registry.implement(f"{NAME}_backward", reference_backward, _fake_backward, ("CPU", "CUDA"))
+registry.implement(NAME, _forward, _fake_forward, ("CPU", "CUDA"))
+registry.implement(f"{NAME}_backward", _gradients, _fake_backward, ("CPU", "CUDA"))
 registry.differentiate(NAME, _setup, _backward)
 registry.differentiate_once(f"{NAME}_backward")

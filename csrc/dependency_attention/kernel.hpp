@@ -1,0 +1,37 @@
+// The loops of the CPU backend that are compiled once per instruction set. They use nothing from the standard library:
+// an inline function compiled here for AVX-512 could be the copy that the linker keeps for everyone.
+#pragma once
+
+#include <cstdint>
+
+#include "common/multiply.hpp"
+
+namespace tmor::dependency_attention {
+
+struct Kernel {
+  int lanes;    // numbers in a vector
+  int vectors;  // most vectors in a panel
+
+  // As common/multiply.hpp has them.
+  void (*multiply)(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps,
+                   float* c, int64_t c_row, int64_t rows, int64_t width, bool add);
+  void (*multiply_finish)(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t steps,
+                          float* c, int64_t c_row, int64_t rows, int64_t width, bool add, const Finish& finish);
+  void (*row_products)(const Dots& dots);
+
+  // y = relu(y + x), without x where it is null.
+  void (*finish_row)(float* y, const float* x, bool relu, int64_t n);
+  // sum(j) += the sum over the rows of a(r, j); `room` (n,).
+  void (*add_rows)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* sum);
+
+  void (*from_half)(const uint16_t* from, float* to, int64_t n);
+  void (*from_bfloat)(const uint16_t* from, float* to, int64_t n);
+  void (*to_half)(const float* from, uint16_t* to, int64_t n);
+  void (*to_bfloat)(const float* from, uint16_t* to, int64_t n);
+};
+
+Kernel kernel_portable();
+Kernel kernel_avx2();
+Kernel kernel_avx512();
+
+}  // namespace tmor::dependency_attention

@@ -1,0 +1,137 @@
+"""The compiled CPU kernels of `dependency_attention`: from tensors to pointers and back.
+
+Tensors of activations are read and written in their own type, tile by tile; weights are small and converted at once.
+The forward pass gives the same bits for any number of threads, the backward pass for the same number
+(csrc/dependency_attention/cpu_params.hpp).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tmor_fast.build import build_config, compiled, extension
+from tmor_fast.ops.launch import Launch, dtype_code
+
+NAME = "dependency_attention"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+WEIGHTS = ("query_key_weight", "query_key_bias", "dependency", "value_weight")
+# Asked once: torch.compile cannot trace through a call of the compiled module.
+_MISSING = compiled(NAME, "cpu")
+_NATIVE_BFLOAT16 = "avx512_bf16" in build_config()["isa_supported"]
+
+
+def unavailable(x: Tensor) -> str | None:
+    """None if the CPU kernel can take `x`, else the reason why not."""
+    if x.device.type != "cpu":
+        return f"it takes CPU tensors, x is on {x.device}"
+    if x.dtype not in DTYPES:
+        return f"it takes {', '.join(map(str, DTYPES))}, x is {x.dtype} (backend 'reference' takes it)"
+    return _MISSING
+
+
+def torch_is_faster(x: Tensor) -> bool:
+    """Whether plain torch is: the kernel multiplies in float32, torch in bfloat16 where the CPU can."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and _NATIVE_BFLOAT16
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.detach().to(torch.float32).contiguous()
+
+
+class _Call:
+    """The arguments that both passes share; keeps what was converted alive until the kernel has run."""
+
+    def __init__(self, x: Tensor, weights: tuple[Tensor, ...], num_heads: int) -> None:
+        self.x = x.detach().contiguous()
+        self.weights = tuple(_single(weight) for weight in weights)
+        self.num_heads = num_heads
+
+    def arguments(self, launch: Launch) -> dict[str, Any]:
+        clips, frames, joints, channels = self.x.shape
+        result: dict[str, Any] = {
+            "dtype": dtype_code(self.x.dtype),
+            "clips": clips,
+            "frames": frames,
+            "joints": joints,
+            "channels_in": channels,
+            "channels_out": self.weights[3].shape[0],
+            "heads": self.num_heads,
+            "embedding": self.weights[0].shape[0] // (2 * self.num_heads),
+            "x": launch.pointer("x", self.x, dtypes=DTYPES),
+            "threads": torch.get_num_threads(),
+            "isa": "",
+        }
+        for name, weight in zip(WEIGHTS, self.weights, strict=True):
+            result[name] = launch.pointer(name, weight, dtypes=(torch.float32,))
+        return result
+
+
+def cpu_forward(
+    x: Tensor,
+    query_key_weight: Tensor,
+    query_key_bias: Tensor,
+    dependency: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    shortcut: Tensor | None,
+    num_heads: int,
+    relu: bool,
+) -> Tensor:
+    """The op's result; arguments as in `dependency_attention`."""
+    out = x.new_empty(*x.shape[:3], value_weight.shape[0])
+    if not out.numel():
+        return out
+    call = _Call(x, (query_key_weight, query_key_bias, dependency, value_weight), num_heads)
+    bias = _single(value_bias)
+    added = None if shortcut is None else shortcut.detach().contiguous()
+    with Launch(NAME, x.device) as launch:
+        extension().dependency_attention_cpu(
+            call.arguments(launch),
+            value_bias=launch.pointer("value_bias", bias, dtypes=(torch.float32,)),
+            shortcut=launch.pointer("shortcut", added, dtypes=(x.dtype,), shape=tuple(out.shape)),
+            relu=relu,
+            z=launch.pointer("z", out, dtypes=(x.dtype,)),
+        )
+    return out
+
+
+def cpu_backward(
+    grad: Tensor,
+    x: Tensor,
+    query_key_weight: Tensor,
+    query_key_bias: Tensor,
+    dependency: Tensor,
+    value_weight: Tensor,
+    num_heads: int,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the six tensor arguments; those not `needed` are empty. Arguments as in `reference_backward`."""
+    shapes = (query_key_weight.shape, query_key_bias.shape, dependency.shape, value_weight.shape)
+    grad_x = x.new_empty(x.shape if needed[0] else 0)
+    single = [
+        torch.empty(shape, dtype=torch.float32) if need else None
+        for shape, need in zip((*shapes, value_weight.shape[:1]), needed[1:], strict=True)
+    ]
+    if x.numel() and any(needed):
+        call = _Call(x, (query_key_weight, query_key_bias, dependency, value_weight), num_heads)
+        upstream = grad.detach().contiguous()
+        with Launch(NAME, x.device) as launch:
+            pointers = {
+                name: launch.pointer(name, value, dtypes=(torch.float32,))
+                for name, value in zip((*WEIGHTS, "value_bias"), single, strict=True)
+            }
+            extension().dependency_attention_backward_cpu(
+                call.arguments(launch),
+                grad=launch.pointer("grad", upstream, dtypes=(x.dtype,), shape=(*x.shape[:3], value_weight.shape[0])),
+                x=launch.pointer("x", grad_x if needed[0] else None, dtypes=(x.dtype,)),
+                **pointers,
+            )
+    else:
+        for value in single:
+            if value is not None:
+                value.zero_()
+    weights = [x.new_empty(0) if value is None else value.to(x.dtype) for value in single]
+    return grad_x, weights[0], weights[1], weights[2], weights[3], weights[4]
