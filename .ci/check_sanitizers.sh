@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the CPU kernels, the CUDA tile loop as the host plays it, and their tests with AddressSanitizer and
+# Builds the CPU kernels, the CUDA tile loops as the host plays them, and their tests with AddressSanitizer and
 # UndefinedBehaviorSanitizer and runs them.
 # Any finding ends it with an error. No arguments; works from a clean checkout.
 # Needs CMake 3.24 or newer (on PATH, or its wheel in the active Python environment: pip install cmake), a build tool
@@ -24,11 +24,12 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
   cat "$build/log"
   exit 1
 }
-cmake --build "$build" --target test_cpu test_dbscan_bounds test_infonce test_attention test_cuda_tile_loop --parallel
+tests="test_cpu test_dbscan_bounds test_infonce test_attention test_infonce_cuda test_cuda_tile_loop test_attention_tile_loop"
+# shellcheck disable=SC2086
+cmake --build "$build" --target $tests --parallel
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"
 # All at once, for they take minutes; then what each said.
-tests="test_cpu test_dbscan_bounds test_infonce test_attention test_cuda_tile_loop"
 running=""
 for test in $tests; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \

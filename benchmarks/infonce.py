@@ -7,6 +7,7 @@ the queries need a gradient there. The peer is the reference equation of `tmor_f
 compiled; libraries that have a loss over a bank of keys run theirs, with their own definition. The last cases are the
 loss of one T-MOR step: motion-motion over a bank, motion-video and motion-text over projected keys that need a gradient
 too; once from ready embeddings, once as pre-training computes it, whose projections every form pays.
+On a GPU, cases with a bfloat16 bank and 64 to 4096 queries too: forward pass and gradient of the queries in one call.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ QUERIES, WIDTH, CLUSTERS, NOISE, TEMPERATURE = 256, 128, 800, 0.2, 0.1
 BANKS = (65_536, 1_048_576)
 CAPTIONS, DRAWN = 60, 4
 VIDEO, TEXT = 512, 384  # width of the teachers' embeddings: ViCLIP, a small sentence encoder
+HALF_SIZES, CHECKED = ((64, 65_536), (1024, 65_536), (4096, 1_048_576)), 16  # queries and keys; queries checked
 # Matrices of the logits' size that the reference holds at once, measured with autograd; decides what is tried at all.
 EAGER_MATRICES = 9
 WRONG = 1e-3  # relative error against float64 that no float32 form may reach
+WRONG_HALF = 3e-2  # the same for a bank of 16 bits
 
 
-def data(keys: int, device: str, dtype: Any = None, bank_dtype: str = "float32") -> dict[str, Any]:
+def data(
+    keys: int, device: str, dtype: Any = None, queries: int = QUERIES, bank_dtype: str = "float32"
+) -> dict[str, Any]:
     """Query (B, d), bank (N, d), own positives (B, d), all of length 1; ids and clusters. The same on every device.
 
     The bank is rounded to `bank_dtype`, and then has `dtype` like the others, or `bank_dtype` if that is None.
@@ -37,13 +42,13 @@ def data(keys: int, device: str, dtype: Any = None, bank_dtype: str = "float32")
 
     random = torch.Generator().manual_seed(0)
     bank = F.normalize(torch.randn(keys, WIDTH, generator=random), dim=1)
-    near = [F.normalize(bank[:QUERIES] + 0.05 * torch.randn(QUERIES, WIDTH, generator=random), dim=1) for _ in range(2)]
+    near = [F.normalize(bank[:queries] + 0.05 * torch.randn(queries, WIDTH, generator=random), dim=1) for _ in range(2)]
     cluster = torch.randint(CLUSTERS, (keys,), generator=random)
     cluster[torch.rand(keys, generator=random) < NOISE] = -1
     vectors = {"query": near[0], "keys": bank, "positive": near[1]}
     rows = {
-        "query_id": torch.arange(QUERIES), "key_id": torch.arange(keys),
-        "query_cluster": cluster[:QUERIES].clone(), "key_cluster": cluster,
+        "query_id": torch.arange(queries), "key_id": torch.arange(keys),
+        "query_cluster": cluster[:queries].clone(), "key_cluster": cluster,
     }  # fmt: skip
     vectors["keys"] = vectors["keys"].to(getattr(torch, bank_dtype))
     return {name: value.to(device, dtype) for name, value in vectors.items()} | {
@@ -84,14 +89,14 @@ def _reference_loss(given: dict[str, Any], positives: str) -> Callable[[Any], An
     rows = Rows(*(given[name] for name in ("query_id", "key_id", "query_cluster", "key_cluster")))
     chosen = rows.query_id.new_empty(len(rows.query_id), 0) if positives == "instance" else None
     form = "sum" if positives == "instance" else positives
-    temperature = torch.full((), TEMPERATURE, dtype=bank.dtype, device=bank.device)
+    temperature = torch.full((), TEMPERATURE, dtype=own.dtype, device=bank.device)
     return lambda query: reference_loss(query, bank, own, temperature, rows, chosen, form, "all")
 
 
 def _reference(keys: int, settings: Settings, compiled: bool) -> Call:
     import torch
 
-    given = data(keys, settings.device, torch.float32, settings.options["bank"])
+    given = data(keys, settings.device, torch.float32, bank_dtype=settings.options["bank"])
     loss = _reference_loss(given, settings.options["positives"])
     return _both_ways(torch.compile(loss) if compiled else loss, given["query"])
 
@@ -303,6 +308,113 @@ def _objective_case(keys: int, settings: Settings) -> Case:
     )
 
 
+def _half_bank(queries: int, keys: int, settings: Settings, backend: str) -> Call:
+    """Losses and their gradient by the queries, from one call of the op; a bfloat16 bank."""
+    import torch
+
+    given = data(keys, settings.device, queries=queries)
+    temperature = torch.full((), TEMPERATURE, device=settings.device)
+    vectors = (given["query"], given["keys"].bfloat16(), given["positive"], temperature)
+    rows = [given[name] for name in ("query_id", "key_id", "query_cluster", "key_cluster")]
+
+    def call() -> dict[str, Any]:
+        loss, gradient, _, _ = torch.ops.tmor_fast.cluster_infonce(
+            *vectors, *rows, None, None, None, None, settings.options["positives"], "all", True, backend
+        )
+        return {"loss": loss, "gradient": gradient}
+
+    return call
+
+
+def _half_reference(queries: int, keys: int, settings: Settings) -> Call:
+    import torch
+
+    given = data(keys, settings.device, queries=queries)
+    given["keys"] = given["keys"].bfloat16()
+    loss = _reference_loss(given, settings.options["positives"])
+    query = given["query"].requires_grad_()
+
+    def call() -> dict[str, Any]:
+        losses = loss(query)
+        return {"loss": losses.detach(), "gradient": torch.autograd.grad(losses.sum(), query)[0]}
+
+    return call
+
+
+def _half_products(queries: int, keys: int, settings: Settings, tile: int) -> Call:
+    import torch
+
+    given = data(keys, settings.device, torch.bfloat16, queries)
+    query, bank = given["query"], given["keys"]
+
+    def call() -> dict[str, Any]:
+        gradient = torch.zeros_like(query)
+        for first in range(0, keys, tile):
+            part = bank[first : first + tile]
+            gradient.addmm_(query @ part.T, part)
+        return {"gradient": gradient}
+
+    return call
+
+
+def _half_check(outputs: Mapping[str, Any], queries: int, keys: int, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Largest errors of the first queries against float64, relative to the largest value."""
+    import torch
+
+    given = data(keys, "cpu", torch.float64, queries)
+    given["keys"] = given["keys"].bfloat16().double()
+    names = ("query", "query_id", "query_cluster", "positive")
+    block = {name: value[:CHECKED] if name in names else value for name, value in given.items()}
+    query = block["query"].requires_grad_()
+    losses = _reference_loss(block, settings.options["positives"])(query)
+    losses.sum().backward()
+    truth = {"loss": losses.detach(), "gradient": query.grad}
+    facts: dict[str, dict[str, Any]] = {}
+    for contender, output in outputs.items():
+        if not contender.startswith("tmor_fast"):
+            continue
+        errors = {
+            name: float((output[name][:CHECKED].double() - value).abs().max() / value.abs().max())
+            for name, value in truth.items()
+        }
+        facts[contender] = {f"{name} error": f"{error:.1e}" for name, error in errors.items()}
+        if not max(errors.values()) <= WRONG_HALF:
+            facts[contender]["wrong"] = f"an error of {max(errors.values()):.1e} against float64"
+    return facts
+
+
+def _half_case(queries: int, keys: int, settings: Settings) -> Case:
+    flops, bank = 4.0 * queries * keys * WIDTH, 2.0 * keys * WIDTH + 16.0 * keys
+    contenders = [
+        Contender(
+            f"tmor_fast, {backend}", "ours", lambda backend=backend: _half_bank(queries, keys, settings, backend),  # type: ignore[misc]
+            flops=flops, bytes=bank, precision="bf16", headline=place == 0, cuda_graph=backend == "cuda",
+            note="forward and gradient of the queries; bytes: the bank and its rows' ids read once",
+        )
+        for place, backend in enumerate(_backends(settings))
+    ]  # fmt: skip
+    contenders.append(
+        Contender(
+            "logits, eager", "peer", lambda: _half_reference(queries, keys, settings), flops=flops, bytes=bank,
+            unavailable=lambda: None if queries * keys <= 1 << 28 else "its logits do not fit",
+            note="the reference equation of tmor_fast.ops, which widens the bank to float32",
+        )
+    )  # fmt: skip
+    contenders.append(
+        Contender(
+            "two products, in tiles", "floor", lambda: _half_products(queries, keys, settings, 16_384), flops=flops,
+            bytes=bank, precision="bf16", cuda_graph=True,
+        )
+    )  # fmt: skip
+    return Case(
+        f"bfloat16 bank of {keys:,}, {queries} queries",
+        {"kind": "bfloat16", "bank": keys, "queries": queries, "width": WIDTH},
+        contenders,
+        check=lambda outputs: _half_check(outputs, queries, keys, settings),
+        seconds=_seconds(settings),
+    )
+
+
 def _installed(library: str) -> str | None:
     return None if importlib.util.find_spec(library) else f"{library} is not installed"
 
@@ -374,7 +486,7 @@ def _check(outputs: Mapping[str, Any], keys: int, settings: Settings) -> dict[st
     """Largest errors of losses and gradients against float64, relative to the largest value."""
     import torch
 
-    given = data(keys, "cpu", torch.float64, settings.options["bank"])
+    given = data(keys, "cpu", torch.float64, bank_dtype=settings.options["bank"])
     query, parts = given["query"].requires_grad_(), []
     for first in range(0, QUERIES, 16):  # one block of queries at a time: 16 rows of logits in float64
         rows = slice(first, first + 16)
@@ -409,6 +521,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     banks = [int(size) for size in settings.options["banks"].split(",") if size]
     if settings.options["bank"] not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"infonce.bank: {settings.options['bank']}; accepted: float32, float16, bfloat16")
+    banks_asked = bool(banks)
     banks = banks or list(BANKS[:1] if settings.quick and settings.device == "cpu" else BANKS)
     step = settings.options["step"]
     found = [
@@ -429,6 +542,8 @@ def cases(settings: Settings) -> Sequence[Case]:
     ]
     if step == "only" or (step != "0" and not settings.quick):
         found += [_step_case(BANKS[0], settings), _objective_case(BANKS[0], settings)]
+    if settings.device == "cuda" and not banks_asked:
+        found += [_half_case(*sizes, settings) for sizes in HALF_SIZES]
     return found
 
 

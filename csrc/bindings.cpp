@@ -14,8 +14,10 @@
 #include "dependency_attention/cpu_params.hpp"
 
 #if defined(TMOR_HAVE_CUDA)
+#include "cluster_infonce/cuda_bindings.hpp"
 #include "common/cuda_probe.hpp"
 #include "dbscan/cuda_params.hpp"
+#include "dependency_attention/cuda_params.hpp"
 #endif
 
 namespace py = pybind11;
@@ -272,6 +274,78 @@ void dbscan_cuda(bool naive, Pointer points, int dtype, int64_t n, int64_t dimen
     tmor::dbscan::run_cuda(params);
   }
 }
+
+// Sizes and pointers of dependency_attention; what is not given keeps its default.
+tmor::dependency_attention::CudaParams attention_params(const py::dict& given) {
+  tmor::dependency_attention::CudaParams params;
+  const auto integer = [&given](const char* name) {
+    return given.contains(name) ? given[name].cast<int64_t>() : int64_t{0};
+  };
+  const auto in = [&given](const char* name) {
+    return as<const void>(given.contains(name) ? given[name].cast<Pointer>() : 0);
+  };
+  const auto out = [&given](const char* name) {
+    return as<void>(given.contains(name) ? given[name].cast<Pointer>() : 0);
+  };
+  params.dtype = static_cast<tmor::DType>(integer("dtype"));
+  if (params.dtype != tmor::DType::float32 && params.dtype != tmor::DType::float16 &&
+      params.dtype != tmor::DType::bfloat16) {
+    throw py::type_error("dependency_attention_cuda takes float32, float16 or bfloat16");
+  }
+  params.clips = integer("clips");
+  params.frames = integer("frames");
+  params.joints = integer("joints");
+  params.channels_in = integer("channels_in");
+  params.channels_out = integer("channels_out");
+  params.heads = integer("heads");
+  params.embedding = integer("embedding");
+  if (given.contains("scale")) params.scale = given["scale"].cast<double>();
+  params.x = in("x");
+  params.query_key_weight = in("query_key_weight");
+  params.query_key_bias = in("query_key_bias");
+  params.dependency = in("dependency");
+  params.value_weight = in("value_weight");
+  params.value_bias = in("value_bias");
+  params.shortcut = in("shortcut");
+  params.relu = integer("relu") != 0;
+  params.z = out("z");
+  params.grad_z = in("grad_z");
+  params.grad_x = out("grad_x");
+  params.grad_dependency = out("grad_dependency");
+  params.grad_value_weight = out("grad_value_weight");
+  params.grad_embedding = out("grad_embedding");
+  params.first_clip = integer("first_clip");
+  params.last_clip = integer("last_clip");
+  params.wants_attention = integer("wants_attention") != 0;
+  params.grad_query_key_weight = out("grad_query_key_weight");
+  params.grad_query_key_bias = out("grad_query_key_bias");
+  params.grad_value_bias = out("grad_value_bias");
+  params.workspace = out("workspace");
+  params.workspace_bytes = integer("workspace_bytes");
+  params.device = static_cast<int>(integer("device"));
+  if (given.contains("stream")) params.stream = given["stream"].cast<Pointer>();
+  return params;
+}
+
+void dependency_attention_cuda(const py::dict& given, bool naive, const std::string& which) {
+  using namespace tmor::dependency_attention;
+  const CudaParams params = attention_params(given);
+  if (params.workspace == nullptr) throw py::value_error("dependency_attention_cuda needs a workspace");
+  const py::gil_scoped_release release;
+  if (which == "forward") {
+    naive ? run_cuda_naive_forward(params) : run_cuda_forward(params);
+  } else if (which == "backward") {
+    naive ? run_cuda_naive_backward(params) : run_cuda_backward(params);
+  } else {
+    run_cuda_embedding_gradient(params);
+  }
+}
+
+int64_t dependency_attention_cuda_workspace(const py::dict& given, bool naive, bool backward) {
+  using namespace tmor::dependency_attention;
+  const CudaParams params = attention_params(given);
+  return naive ? cuda_naive_workspace(params, backward) : cuda_workspace(params, backward);
+}
 #endif
 
 py::list isa_names(const std::vector<tmor::Isa>& isas) {
@@ -295,11 +369,13 @@ py::dict build_info() {
   info["cuda_architectures"] = TMOR_CUDA_ARCHITECTURES;
   info["cuda_reason"] = TMOR_CUDA_REASON;
   py::dict backends;
+#if defined(TMOR_HAVE_CUDA)
+  backends["cluster_infonce"] = py::make_tuple("cpu", "cuda", "cuda_naive");
+  backends["dbscan"] = py::make_tuple("cpu", "cuda", "cuda_naive");
+  backends["dependency_attention"] = py::make_tuple("cpu", "cuda", "cuda_naive");
+#else
   backends["cluster_infonce"] = py::make_tuple("cpu");
   backends["dependency_attention"] = py::make_tuple("cpu");
-#if defined(TMOR_HAVE_CUDA)
-  backends["dbscan"] = py::make_tuple("cpu", "cuda", "cuda_naive");
-#else
   backends["dbscan"] = py::make_tuple("cpu");
 #endif
   info["backends"] = backends;
@@ -334,6 +410,7 @@ PYBIND11_MODULE(_C, module) {
       },
       py::arg("x"), py::arg("result"), py::arg("n"), py::arg("isa"));
 #if defined(TMOR_HAVE_CUDA)
+  tmor::cluster_infonce::bind_cuda(&module);
   module.def("dbscan_cuda", &dbscan_cuda, py::arg("naive"), py::arg("points"), py::arg("dtype"), py::arg("n"),
              py::arg("dimensions"), py::arg("threshold"), py::arg("min_samples"), py::arg("weight"), py::arg("largest"),
              py::arg("length"), py::arg("orthogonal"), py::arg("labels"), py::arg("core"), py::arg("status"),
@@ -341,6 +418,14 @@ PYBIND11_MODULE(_C, module) {
              py::arg("reorder"));
   module.def("dbscan_cuda_workspace", &tmor::dbscan::cuda_workspace, py::arg("n"), py::arg("dimensions"),
              py::arg("min_samples"), py::arg("weighted"));
+  module.def("dependency_attention_cuda", &dependency_attention_cuda, py::arg("given"), py::arg("naive"),
+             py::arg("which"));
+  module.def("dependency_attention_cuda_workspace", &dependency_attention_cuda_workspace, py::arg("given"),
+             py::arg("naive"), py::arg("backward"));
+  module.def(
+      "dependency_attention_cuda_refusal",
+      [](const py::dict& given) { return tmor::dependency_attention::cuda_refusal(attention_params(given)); },
+      py::arg("given"));
   module.def("cuda_device_count", &tmor::cuda_device_count, py::call_guard<py::gil_scoped_release>());
   module.def(
       "cuda_probe",

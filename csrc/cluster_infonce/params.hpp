@@ -8,7 +8,7 @@
 // - split the keys over the chip where the batch is small, and merge by log-sum-exp in a fixed order, so that two equal
 //   calls give equal bits;
 // - accumulate in float32 and keep every offset in 64 bits.
-// A CUDA backend also enqueues on a stream without synchronising and allocates nothing.
+// The CUDA backends (cuda_params.hpp) also enqueue on a stream without synchronising and allocate nothing.
 #pragma once
 
 #include <cstdint>

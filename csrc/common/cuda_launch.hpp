@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +14,21 @@ inline void check_cuda(cudaError_t status, const char* what) {
   // Clears the error, so that it is not reported again by an innocent later call.
   cudaGetLastError();
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+inline int device_attribute(int device, cudaDeviceAttr which) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// Lets `kernel` have `bytes` of dynamic shared memory, and as much of the cache as there is for more blocks.
+template <typename Kernel>
+inline void allow_shared(Kernel kernel, int64_t bytes, const char* what) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), what);
+  check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+      what);
 }
 
 class DeviceGuard {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "common/carver.hpp"
 #include "common/cuda_launch.hpp"
 #include "dbscan/cuda_kernels.hpp"
 #include "dbscan/cuda_params.hpp"
@@ -29,25 +30,6 @@ int64_t capacity_for(int64_t n, int64_t min_samples, bool weighted) {
   if (weighted) return 1;
   return takes_lists(min_samples, weighted) ? capacity : std::max<int64_t>(1, capacity);
 }
-
-// Hands out pieces of the workspace, or adds up their sizes where there is none yet.
-class Carver {
- public:
-  explicit Carver(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    T* piece = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
-    used_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
-    return piece;
-  }
-
-  int64_t used() const { return used_; }
-
- private:
-  unsigned char* memory_;
-  int64_t used_ = 0;
-};
 
 struct Workspace {
   Centring centring;
@@ -125,15 +107,10 @@ Workspace carve(void* memory, int64_t n, int64_t dimensions, int64_t min_samples
 }
 
 Device query_device(int index, uintptr_t stream) {
-  const auto attribute = [index](cudaDeviceAttr which) {
-    int value = 0;
-    check_cuda(cudaDeviceGetAttribute(&value, which, index), "cudaDeviceGetAttribute");
-    return value;
-  };
   Device device;
-  device.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
-  device.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  device.shared_per_multiprocessor = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  device.multiprocessors = device_attribute(index, cudaDevAttrMultiProcessorCount);
+  device.shared_per_block = device_attribute(index, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  device.shared_per_multiprocessor = device_attribute(index, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   device.stream = reinterpret_cast<cudaStream_t>(stream);
   return device;
 }

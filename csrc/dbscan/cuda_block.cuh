@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/cuda_instructions.cuh"
 #include "dbscan/cuda_block.hpp"
 
 namespace tmor::dbscan {
@@ -53,45 +54,23 @@ class DeviceBlock {
     const uint32_t to = target + slice_offset(first, chunk);
 #pragma unroll
     for (int i = 0; i < kPanel / 16; ++i) {  // rows 16 apart share the last three bits
-      asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to + static_cast<uint32_t>(i * 16 * 128)),
-                   "l"(__cvta_generic_to_global(from + i * 16 * stride))
-                   : "memory");
+      copy_async_16(to + static_cast<uint32_t>(i * 16 * 128), from + i * 16 * stride);
     }
   }
 
-  __device__ __forceinline__ void commit() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-  __device__ __forceinline__ void wait(int pending) const {
-    if (pending >= 2) {
-      asm volatile("cp.async.wait_group 2;" ::: "memory");
-    } else if (pending == 1) {
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
-    } else {
-      asm volatile("cp.async.wait_group 0;" ::: "memory");
-    }
-  }
+  __device__ __forceinline__ void commit() const { commit_copies(); }
+  __device__ __forceinline__ void wait(int pending) const { wait_copies(pending); }
 
   template <typename Address, typename Target>
   __device__ __forceinline__ void load_matrices(const Address& address, const Target& target) const {
     const int thread = static_cast<int>(threadIdx.x);
-    uint32_t* to = target(thread);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(address(thread))
-                 : "memory");
+    load_four_matrices(address(thread), target(thread));
   }
 
   template <typename Sum, typename Left, typename Right>
   __device__ __forceinline__ void multiply(const Sum& sum, const Left& left, const Right& right) const {
     const int thread = static_cast<int>(threadIdx.x);
-    float* d = sum(thread);
-    const uint32_t* a = left(thread);
-    const uint32_t* b = right(thread);
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    multiply_bfloat16(sum(thread), left(thread), right(thread));
   }
 
   __device__ __forceinline__ void shared_or(uint32_t* word, uint32_t bits) const { atomicOr(word, bits); }

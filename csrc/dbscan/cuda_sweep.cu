@@ -42,14 +42,6 @@ RingPlan make_plan(const Device& device, int64_t padded, int64_t fixed) {
   return plan;
 }
 
-template <typename Kernel>
-void allow_shared(Kernel kernel, int64_t bytes, const char* what) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), what);
-  check_cuda(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-      what);
-}
-
 }  // namespace
 
 void sweep(const Device& device, Field field, unsigned long long* counter) {

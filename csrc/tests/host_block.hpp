@@ -4,7 +4,6 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "dbscan/cuda_block.hpp"
+#include "host_matrix_unit.hpp"
 
 namespace tmor::dbscan {
 
@@ -107,7 +107,7 @@ class HostBlock {
       for (int lane = 0; lane < 32; ++lane) {
         for (int c = 0; c < 4; ++c) {
           float& value = sum(warp + lane)[c];
-          value = add_products(value, a[lane / 4 + c / 2 * 8], b[lane % 4 * 2 + c % 2]);
+          value = add_products<16>(value, a[lane / 4 + c / 2 * 8], b[lane % 4 * 2 + c % 2]);
         }
       }
     }
@@ -132,24 +132,6 @@ class HostBlock {
 
   static float half_of(uint32_t word, int which) {
     return BFloat16::widen(static_cast<uint16_t>(which == 0 ? word & 0xffffU : word >> 16));
-  }
-
-  static float add_products(float start, const float* a, const float* b) {
-    double terms[17];
-    double largest = std::fabs(static_cast<double>(start));
-    terms[16] = static_cast<double>(start);
-    for (int k = 0; k < 16; ++k) {
-      terms[k] = static_cast<double>(a[k]) * static_cast<double>(b[k]);
-      largest = std::fmax(largest, std::fabs(terms[k]));
-    }
-    if (largest == 0.0) return 0.0F;
-    if (!(largest < HUGE_VAL)) return std::nanf("");
-    const double last_bit = std::ldexp(1.0, std::ilogb(largest) - 23);
-    double total = 0.0;
-    for (const double term : terms) total += std::trunc(term / last_bit) * last_bit;
-    if (total == 0.0) return 0.0F;
-    const double cut = std::ldexp(1.0, std::ilogb(total) - 23);
-    return static_cast<float>(std::trunc(total / cut) * cut);
   }
 
   unsigned long long* counter_;

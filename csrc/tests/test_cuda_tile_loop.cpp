@@ -18,6 +18,9 @@
 namespace {
 
 using namespace tmor::dbscan;
+using tmor::BFloat16;
+using tmor::Float16;
+using tmor::round_to_bfloat16;
 
 void require(bool condition, const std::string& what) {
   if (condition) return;

@@ -183,6 +183,25 @@ def test_the_floor_is_two_products(tile: int) -> None:
     assert count(call)[0] == 4 * module.QUERIES * 1000 * module.WIDTH
 
 
+def test_a_bank_of_16_bits_is_checked_against_float64() -> None:
+    module = load("infonce")
+    settings, (queries, keys) = settled(module), (20, 700)
+    ours = module._half_bank(queries, keys, settings, "tiled")()
+    facts = module._half_check({"tmor_fast, tiled": ours, "two products, in tiles": {}}, queries, keys, settings)
+    assert float(facts["tmor_fast, tiled"]["gradient error"]) < 1e-5
+    eager = module._half_reference(queries, keys, settings)()
+    for name, value in eager.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
+    broken = {**ours, "gradient": ours["gradient"] * 1.1}
+    assert "wrong" in module._half_check({"tmor_fast, tiled": broken}, queries, keys, settings)["tmor_fast, tiled"]
+    gradient = module._half_products(queries, keys, settings, 300)()["gradient"]
+    given = module.data(keys, "cpu", torch.bfloat16, queries)
+    exact = given["query"].double() @ given["keys"].double().T @ given["keys"].double()
+    torch.testing.assert_close(gradient.double(), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+    cases = module.cases(Settings(device="cuda", options=settings.options))
+    assert {case.sizes["queries"] for case in cases} >= {64, 1024, 4096}
+
+
 def test_logits_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("infonce")
     monkeypatch.setattr(module, "available_memory", lambda: 1 << 30)

@@ -301,6 +301,6 @@ def test_bad_arguments_are_named() -> None:
             call(heads=heads)
     with pytest.raises(ValueError, match="unknown backend 'fast'"):
         call(backend="fast")
-    for backend, text in (("cpu", "x is torch.float64"), ("cuda", "not compiled")):
+    for backend, text in (("cpu", "x is torch.float64"), ("cuda", "it takes CUDA tensors")):
         with pytest.raises(BackendUnavailableError, match=text):
             call(backend=backend)

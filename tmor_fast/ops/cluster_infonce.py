@@ -19,12 +19,13 @@ and s_ij = <q_i, k_j> / temperature + w_j:
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tmor_fast.ops import registry
+from tmor_fast.ops import cluster_infonce_cuda, registry
 from tmor_fast.ops.cluster_infonce_cpu import cpu_forward, cpu_key_gradient, unavailable
 from tmor_fast.ops.cluster_infonce_reference import Rows, accumulate_dtype, draw_positives, reference_loss
 from tmor_fast.ops.cluster_infonce_tiled import tiled_forward, tiled_key_gradient
@@ -51,15 +52,16 @@ registry.define(
     " -> Tensor"
 )
 
-BACKENDS = ("cuda", "cpu", "tiled", "reference")
+BACKENDS = ("cuda", "cpu", "tiled", "reference", "cuda_naive")
 
 
 def _candidates(query: Tensor, keys: Tensor, positive: Tensor | None) -> dict[str, registry.Check]:
     return {
-        "cuda": registry.not_compiled,
+        "cuda": lambda: cluster_infonce_cuda.unavailable("cuda", query, keys, positive),
         "cpu": lambda: unavailable(query, keys, positive),
         "tiled": lambda: None,
         "reference": lambda: None,
+        "cuda_naive": lambda: cluster_infonce_cuda.unavailable("cuda_naive", query, keys, positive),
     }
 
 
@@ -108,8 +110,10 @@ def cluster_infonce(
         generator, seed: of the draw, one of them with `max_positives`; the same rows are drawn on every device and by
             every backend. torch.compile takes `seed` only.
         backend: "cpu" (compiled, float32, float16 and bfloat16 on the CPU, the same bits for any number of threads),
-            "tiled" (plain torch, memory O(B (d + tile))), "reference" (O(B N)), "cuda", or "auto": the first of "cuda",
-            "cpu", "tiled" that can take the tensors.
+            "cuda" (compiled, the same types on a GPU, up to 768 dimensions, the same bits in every call; a bank of 16
+            bits is multiplied in its own type, to which the queries are rounded), "tiled" (plain torch, memory
+            O(B (d + tile))), "reference" (O(B N)), "cuda_naive" (plain loops, for finding bugs in "cuda"), or "auto":
+            the first of "cuda", "cpu", "tiled" that can take the tensors.
 
     Returns:
         (B,) loss, float32, or float64 if an input is.
@@ -277,10 +281,15 @@ def _forward(
     query: Tensor, keys: Tensor, positive: Tensor | None, temperature: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *rows, chosen, positives, denominator, save_gradient, backend = rest
-    # An empty batch or bank has no memory to point at.
-    kernel = cpu_forward if backend == "cpu" and query.shape[0] and keys.shape[0] else tiled_forward
+    arguments = (query, keys, positive, temperature, Rows(*rows), chosen, positives, denominator, save_gradient)
     with torch.autocast(query.device.type, enabled=False):
-        return kernel(query, keys, positive, temperature, Rows(*rows), chosen, positives, denominator, save_gradient)
+        # An empty batch or bank has no memory to point at.
+        if query.shape[0] and keys.shape[0]:
+            if backend == "cpu":
+                return cpu_forward(*arguments)
+            if backend in cluster_infonce_cuda.BACKENDS:
+                return cluster_infonce_cuda.forward(*arguments, backend=backend)
+        return tiled_forward(*arguments)
 
 
 def _fake_forward(
@@ -301,7 +310,12 @@ def _backward_kernel(
     grad: Tensor, query: Tensor, keys: Tensor, positive: Tensor | None, temperature: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *rows, chosen, query_gradient, own_gradient, statistics, needed, backend = rest
-    key_gradient = cpu_key_gradient if backend == "cpu" and query.shape[0] and keys.shape[0] else tiled_key_gradient
+    key_gradient: Any = tiled_key_gradient
+    if query.shape[0] and keys.shape[0]:
+        if backend == "cpu":
+            key_gradient = cpu_key_gradient
+        elif backend in cluster_infonce_cuda.BACKENDS:
+            key_gradient = functools.partial(cluster_infonce_cuda.key_gradient, backend=backend)
     if (needed[0] or needed[3]) and not query_gradient.shape[1]:
         raise RuntimeError(f"{NAME}: the gradient of query or temperature needs save_gradient=True in the forward op")
     dquery, dkeys, dpositive, dtemperature = (query.new_empty(0) for _ in range(4))

@@ -39,12 +39,16 @@ def _rows_contiguous(keys: Tensor) -> Tensor:
     return keys if keys.stride(1) == 1 or keys.shape[1] == 1 else keys.contiguous()
 
 
-def _single(value: Tensor) -> Tensor:
+def single(value: Tensor) -> Tensor:
+    """`value` without its gradient, float32 and contiguous."""
     return value.detach().to(torch.float32).contiguous()
 
 
-class _Call:
-    """The arguments that both passes share; keeps what was converted alive until the kernel has run."""
+class KernelCall:
+    """The arguments that all compiled kernels share; keeps what was converted alive until the kernel has run.
+
+    Arguments as in `tiled_forward`; everything becomes float32 but the keys.
+    """
 
     def __init__(
         self,
@@ -57,16 +61,17 @@ class _Call:
         form: str,
         denominator: str,
     ) -> None:
-        self.query, self.keys = _single(query), _rows_contiguous(keys.detach())
-        self.positive = None if positive is None else _single(positive)
+        self.query, self.keys = single(query), _rows_contiguous(keys.detach())
+        self.positive = None if positive is None else single(positive)
         self.rows = Rows(*(None if r is None else r.contiguous() for r in rows))  # type: ignore[arg-type]
-        self.weight = None if rows.key_log_weight is None else _single(rows.key_log_weight)
+        self.weight = None if rows.key_log_weight is None else single(rows.key_log_weight)
         self.chosen = None if chosen is None or not chosen.shape[1] else chosen.contiguous()
         self.listed = chosen is not None
-        self.temperature = float(temperature)
+        self.temperature = temperature
         self.form, self.denominator = _FORMS[form], _DENOMINATORS[denominator]
 
     def arguments(self, launch: Launch) -> dict[str, Any]:
+        """Sizes, modes and pointers by the names that the compiled module has for them."""
         size, width, bank = self.query.shape[0], self.query.shape[1], self.keys.shape[0]
         result: dict[str, Any] = {
             "key_dtype": dtype_code(self.keys.dtype),
@@ -78,20 +83,22 @@ class _Call:
             "has_chosen": self.listed,
             "form": self.form,
             "denominator": self.denominator,
-            "temperature": self.temperature,
             "query": launch.pointer("query", self.query, dtypes=(torch.float32,)),
             "keys": launch.pointer("keys", self.keys, dtypes=KEY_DTYPES, shape=(None, width), contiguous=False),
             "positive": launch.pointer("positive", self.positive, dtypes=(torch.float32,), shape=(size, width)),
             "key_log_weight": launch.pointer("key_log_weight", self.weight, dtypes=(torch.float32,), shape=(bank,)),
             "chosen": launch.pointer("chosen", self.chosen, dtypes=(torch.int64,), shape=(size, None)),
-            "threads": torch.get_num_threads(),
-            "isa": "",
         }
         for name, value in self.rows._asdict().items():
             if name != "key_log_weight":
                 length = size if name.startswith("query") else bank
                 result[name] = launch.pointer(name, value, dtypes=(torch.int64,), shape=(length,))
         return result
+
+
+def _cpu_arguments(call: KernelCall, launch: Launch) -> dict[str, Any]:
+    own = {"temperature": float(call.temperature), "threads": torch.get_num_threads(), "isa": ""}
+    return call.arguments(launch) | own
 
 
 def cpu_forward(
@@ -111,7 +118,7 @@ def cpu_forward(
     same derivatives.
     """
     size, width = query.shape
-    call = _Call(query, keys, positive, temperature, rows, chosen, positives, denominator)
+    call = KernelCall(query, keys, positive, temperature, rows, chosen, positives, denominator)
     like = call.query
     loss, own_gradient, statistics = like.new_empty(size), like.new_empty(size), like.new_empty(4, size)
     gradient = like.new_empty(size, width if save_gradient else 0)
@@ -119,7 +126,7 @@ def cpu_forward(
         out = {"loss": loss, "own_gradient": own_gradient, "statistics": statistics}
         pointers = {name: launch.pointer(name, value, dtypes=(torch.float32,)) for name, value in out.items()}
         pointers["gradient"] = launch.pointer("gradient", gradient, dtypes=(torch.float32,)) if save_gradient else 0
-        extension().cluster_infonce_cpu(call.arguments(launch), **pointers)
+        extension().cluster_infonce_cpu(_cpu_arguments(call, launch), **pointers)
     return loss, gradient, own_gradient, statistics
 
 
@@ -133,15 +140,15 @@ def cpu_key_gradient(
     statistics: Tensor,
 ) -> Tensor:
     """Gradient of the keys (N, d), float32; arguments as in `tiled_key_gradient`."""
-    call = _Call(query, keys, None, temperature, rows, chosen, "sum", "all")
+    call = KernelCall(query, keys, None, temperature, rows, chosen, "sum", "all")
     pair_key = pair_query = pair_value = None
     if call.chosen is not None:
         pair_key, pair_query, pair_value = _listed_pairs(call, statistics)
     result = call.query.new_empty(keys.shape)
-    upstream, statistics = _single(grad), _single(statistics)
+    upstream, statistics = single(grad), single(statistics)
     with Launch(NAME, query.device) as launch:
         extension().cluster_infonce_keys_cpu(
-            call.arguments(launch),
+            _cpu_arguments(call, launch),
             upstream=launch.pointer("grad", upstream, dtypes=(torch.float32,), shape=(query.shape[0],)),
             statistics=launch.pointer("statistics", statistics, dtypes=(torch.float32,), shape=(4, query.shape[0])),
             pair_key=launch.pointer("pair_key", pair_key, dtypes=(torch.int64,)),
@@ -153,7 +160,7 @@ def cpu_key_gradient(
     return result
 
 
-def _listed_pairs(call: _Call, statistics: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _listed_pairs(call: KernelCall, statistics: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Pairs of a drawn key and its query, by key: both positions and the derivative of the loss by the logit."""
     assert call.chosen is not None
     key, order = call.chosen.flatten().sort(stable=True)
@@ -162,7 +169,7 @@ def _listed_pairs(call: _Call, statistics: Tensor) -> tuple[Tensor | None, Tenso
     if not key.numel():
         return None, None, None
     query = order // call.chosen.shape[1]
-    logit = (call.query[query].double() * call.keys[key].double()).sum(1) / call.temperature
+    logit = (call.query[query].double() * call.keys[key].double()).sum(1) / float(call.temperature)
     if call.weight is not None:
         logit += call.weight[key]
     positive_log, share, plain = statistics[1:, query].double()

@@ -17,12 +17,13 @@ returns relu(z + s): z is then never read again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tmor_fast.ops import registry
+from tmor_fast.ops import dependency_attention_cuda, registry
 from tmor_fast.ops.dependency_attention_cpu import cpu_backward, cpu_forward, torch_is_faster, unavailable
 
 NAME = "dependency_attention"
@@ -42,11 +43,15 @@ registry.define(
 
 ARGUMENT_NAMES = ("x", "query_key_weight", "query_key_bias", "dependency", "value_weight", "value_bias")
 
-BACKENDS = ("cuda", "cpu", "reference")
 
-
-def _candidates(x: Tensor) -> dict[str, registry.Check]:
-    return {"cuda": registry.not_compiled, "cpu": lambda: unavailable(x), "reference": lambda: None}
+def _candidates(x: Tensor, sizes: tuple[int, int, int]) -> dict[str, registry.Check]:
+    """Backends and their checks for x and (Cout, H, Ce); "auto" takes the first that can run."""
+    return {
+        "cuda": lambda: dependency_attention_cuda.unavailable("cuda", x, sizes),
+        "cpu": lambda: unavailable(x),
+        "reference": lambda: None,
+        "cuda_naive": lambda: dependency_attention_cuda.unavailable("cuda_naive", x, sizes),
+    }
 
 
 def dependency_attention(
@@ -79,9 +84,10 @@ def dependency_attention(
         shortcut: (N, T, V, Cout), any strides, is added to the result before it is written.
         relu: the result is relu(z + shortcut), or relu(z) without a shortcut. The backward pass then keeps the result.
         backend: "reference" (plain torch, any floating dtype), "cpu" (compiled; float32, float16 and bfloat16 on the
-            CPU, multiplied in float32; the same bits for any number of threads, gradients for the same number), "cuda",
-            or "auto": the first of "cuda", "cpu", "reference" that can take the tensors, but "reference" for bfloat16
-            on CPUs with bfloat16 products.
+            CPU, multiplied in float32; the same bits for any number of threads, gradients for the same number), "cuda"
+            (float32, float16 and bfloat16; compute capability 8.0), "cuda_naive" (plain loops, for finding bugs), or
+            "auto": the first of "cuda", "cpu", "reference" that can take the tensors, but "reference" for bfloat16 on
+            CPUs with bfloat16 products.
 
     Returns:
         (N, T, V, Cout), contiguous, dtype of `x` (or of autocast).
@@ -104,7 +110,8 @@ def dependency_attention(
     _check_shortcut(shortcut, arguments[0], arguments[4])
     if backend == "auto" and torch_is_faster(arguments[0]):
         backend = "reference"
-    backend = registry.choose(NAME, backend, _candidates(arguments[0]))
+    sizes = (arguments[4].shape[0], num_heads, arguments[1].shape[0] // (2 * num_heads))
+    backend = registry.choose(NAME, backend, _candidates(arguments[0], sizes))
     result: Tensor = torch.ops.tmor_fast.dependency_attention(*arguments, shortcut, num_heads, relu, backend)
     return result
 
@@ -303,37 +310,23 @@ def _swap_halves(tensor: Tensor) -> Tensor:
     return tensor.roll(tensor.shape[0] // 2, 0)
 
 
-def _forward(
-    x: Tensor,
-    query_key_weight: Tensor,
-    query_key_bias: Tensor,
-    dependency: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
-    shortcut: Tensor | None,
-    num_heads: int,
-    relu: bool,
-    backend: str,
-) -> Tensor:
-    kernel = cpu_forward if backend == "cpu" else reference_forward
-    return kernel(
-        x, query_key_weight, query_key_bias, dependency, value_weight, value_bias, shortcut, num_heads, relu
-    )  # fmt: skip
+def _forward(x: Tensor, *rest: Any) -> Tensor:
+    *tensors, shortcut, num_heads, relu, backend = rest
+    # An empty batch has no memory to point at.
+    if backend in dependency_attention_cuda.BACKENDS and x.shape[0]:
+        weights = dependency_attention_cuda.Weights._make(tensors)
+        return dependency_attention_cuda.forward(x, weights, num_heads, backend=backend, shortcut=shortcut, relu=relu)
+    kernel: Callable[..., Tensor] = cpu_forward if backend == "cpu" else reference_forward
+    return kernel(x, *tensors, shortcut, num_heads, relu)
 
 
-def _gradients(
-    grad: Tensor,
-    x: Tensor,
-    query_key_weight: Tensor,
-    query_key_bias: Tensor,
-    dependency: Tensor,
-    value_weight: Tensor,
-    num_heads: int,
-    needed: list[bool],
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    kernel = cpu_backward if backend == "cpu" else reference_backward
-    return kernel(grad, x, query_key_weight, query_key_bias, dependency, value_weight, num_heads, needed)
+def _gradients(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *tensors, num_heads, needed, backend = rest
+    if backend in dependency_attention_cuda.BACKENDS and x.shape[0]:
+        weights = dependency_attention_cuda.Weights._make([*tensors, None])
+        return dependency_attention_cuda.backward(grad, x, weights, num_heads, needed, backend=backend)
+    kernel: Callable[..., Any] = cpu_backward if backend == "cpu" else reference_backward
+    return kernel(grad, x, *tensors, num_heads, needed)
 
 
 def _fake_forward(

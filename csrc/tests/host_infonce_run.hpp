@@ -1,0 +1,213 @@
+// A CUDA call of cluster_infonce played by the host; for test_infonce_cuda.cpp.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cluster_infonce/cuda_forward.hpp"
+#include "cluster_infonce/cuda_plan.hpp"
+#include "host_infonce_block.hpp"
+#include "infonce_cases.hpp"
+
+namespace tmor::cluster_infonce {
+
+using infonce_cases::at;
+using infonce_cases::Case;
+
+// What the bank and the device are like.
+struct HostOptions {
+  DType dtype = DType::float32;
+  Limits limits{4, 101376, 102400};
+  int64_t splits = 0;  // 0: as the plan has it
+  int terms = 3;
+};
+
+struct HostResult {
+  std::vector<float> loss, gradient, own, statistics, key_gradient;
+};
+
+class HostRun {
+ public:
+  HostRun(const Case& c, const HostOptions& options) : case_(c), options_(options), temperature_(c.temperature) {
+    // A stride of whole chunks lets the copies be asynchronous, any other one goes number by number.
+    const int64_t bytes = options.dtype == DType::float32 ? 4 : 2;
+    keys_.assign(at(c.bank * c.key_stride * bytes + 16), 0xff);
+    start_ = (16 - reinterpret_cast<uintptr_t>(keys_.data()) % 16) % 16;
+    for (int64_t j = 0; j < c.bank; ++j) {
+      for (int64_t k = 0; k < c.dimensions; ++k) {
+        const float value = c.keys[at(j * c.key_stride + k)];
+        unsigned char* target = &keys_[start_ + at((j * c.key_stride + k) * bytes)];
+        if (bytes == 4) {
+          std::memcpy(target, &value, 4);
+        } else {
+          const uint16_t half = options.dtype == DType::float16 ? round_to<Float16>(value) : round_to<BFloat16>(value);
+          std::memcpy(target, &half, 2);
+        }
+      }
+    }
+  }
+
+  HostResult forward(bool gradient) {
+    HostResult result;
+    const float missing = std::nanf("");
+    result.loss.assign(at(case_.batch), missing);
+    result.own.assign(at(case_.batch), missing);
+    result.statistics.assign(at(4 * case_.batch), missing);
+    result.gradient.assign(at(case_.batch * case_.dimensions), missing);
+    ForwardPlan plan =
+        plan_forward(options_.dtype, case_.batch, case_.bank, case_.dimensions, gradient, options_.limits);
+    if (options_.splits != 0) plan.splits = options_.splits;
+    const bool aligned = !case_.listed;
+    const int64_t needed =
+        carve_forward(nullptr, plan, case_.batch, case_.dimensions, case_.chosen_count, gradient, aligned).bytes;
+    std::vector<uint64_t> workspace(at(needed / 8), 0xfff7fff7fff7fff7U);  // NaN of any size
+    const ForwardMemory memory =
+        carve_forward(workspace.data(), plan, case_.batch, case_.dimensions, case_.chosen_count, gradient, aligned);
+    const ForwardTask task = forward_task(plan, memory.partials, gradient);
+    run_blocks(task, plan);
+    auto shared = std::make_unique<MergeShared>();
+    const MergeTask merge = merge_task(task, memory, gradient, &result);
+    for (int64_t i = 0; i < case_.batch; ++i) {
+      std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(MergeShared));
+      HostBlock<kMergeThreads> block(kMergeThreads, 16, static_cast<unsigned>(i));
+      Merge<HostBlock<kMergeThreads>>(block, merge, *shared).run(i);
+    }
+    return result;
+  }
+
+  void key_gradient(const std::vector<float>& upstream, HostResult* result) {
+    const KeysPlan plan = plan_keys(case_.batch, case_.bank, case_.dimensions, options_.limits);
+    std::vector<float> numbers(at(kNumbers * case_.batch));
+    for (int64_t i = 0; i < case_.batch; ++i) {
+      make_numbers(upstream.data(), result->statistics.data(), temperature_, case_.batch, i, numbers.data());
+    }
+    result->key_gradient.assign(at(case_.bank * case_.dimensions), std::nanf(""));
+    KeysTask task;
+    task.keys = key_rows();
+    task.queries.values = reinterpret_cast<const unsigned char*>(case_.query.data());
+    task.queries.stride = case_.dimensions * 4;
+    task.queries.count = case_.batch;
+    task.queries.row_bytes = static_cast<int32_t>(case_.dimensions * 4);
+    task.queries.aligned = is_aligned(task.queries) ? 1 : 0;
+    set_rows(&task);
+    task.numbers = numbers.data();
+    task.chosen = pointer(case_.chosen);
+    task.chosen_count = case_.chosen_count;
+    task.has_chosen = case_.listed ? 1 : 0;
+    task.terms = options_.terms;
+    task.key_gradient = result->key_gradient.data();
+    task.ring = plan.ring.ring;
+    for (int64_t group = 0; group < plan.groups; ++group) {
+      for (int part = 0; part < plan.parts; ++part) {
+        auto shared = std::make_unique<KeysShared>();
+        std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(KeysShared));
+        HostBlock<kMaxThreads> block(32 * task.ring.warps, plan.ring.bytes, static_cast<unsigned>(group));
+        KeyGradient<HostBlock<kMaxThreads>, FloatProducts>(block, task, task.ring, *shared).run(group, part);
+      }
+    }
+  }
+
+ private:
+  template <typename T>
+  static const T* pointer(const std::vector<T>& values) {
+    return values.empty() ? nullptr : values.data();
+  }
+
+  template <typename Task>
+  void set_rows(Task* task) const {
+    task->query_id = case_.query_id.data();
+    task->key_id = case_.key_id.data();
+    task->query_cluster = case_.query_cluster.data();
+    task->key_cluster = case_.key_cluster.data();
+    task->query_caption = pointer(case_.query_caption);
+    task->key_caption = pointer(case_.key_caption);
+    task->key_log_weight = pointer(case_.key_log_weight);
+    task->temperature = &temperature_;
+  }
+
+  RowSource key_rows() const {
+    RowSource rows;
+    rows.values = &keys_[start_];
+    rows.dtype = options_.dtype;
+    rows.stride = case_.key_stride;
+    rows.count = case_.bank;
+    rows.dimensions = static_cast<int32_t>(case_.dimensions);
+    return rows;
+  }
+
+  ForwardTask forward_task(const ForwardPlan& plan, const Partials& partials, bool gradient) const {
+    const int64_t bytes = options_.dtype == DType::float32 ? 4 : 2;
+    ForwardTask task;
+    task.queries.values = case_.query.data();
+    task.queries.stride = case_.dimensions;
+    task.queries.count = case_.batch;
+    task.queries.dimensions = static_cast<int32_t>(case_.dimensions);
+    task.keys.values = &keys_[start_];
+    task.keys.stride = case_.key_stride * bytes;
+    task.keys.count = case_.bank;
+    task.keys.row_bytes = static_cast<int32_t>(case_.dimensions * bytes);
+    task.keys.aligned = is_aligned(task.keys) ? 1 : 0;
+    set_rows(&task);
+    set_modes(case_.form, case_.denominator, case_.listed, &task);
+    task.gradient = gradient ? 1 : 0;
+    task.terms = options_.terms;
+    task.splits = plan.splits;
+    task.partials = partials;
+    task.ring = plan.ring.ring;
+    return task;
+  }
+
+  MergeTask merge_task(const ForwardTask& task, const ForwardMemory& memory, bool gradient, HostResult* result) const {
+    MergeTask merge = merge_of(task);
+    merge.form = case_.form;
+    merge.denominator = case_.denominator;
+    merge.keys = key_rows();
+    merge.query = case_.query.data();
+    merge.positive = pointer(case_.positive);
+    merge.chosen = pointer(case_.chosen);
+    merge.chosen_count = case_.chosen_count;
+    merge.listed = memory.listed;
+    merge.loss_out = result->loss.data();
+    merge.gradient_out = gradient ? result->gradient.data() : nullptr;
+    merge.own_out = result->own.data();
+    merge.statistics_out = result->statistics.data();
+    return merge;
+  }
+
+  template <typename Products>
+  static void run_block(const ForwardTask& task, const ForwardPlan& plan, int64_t group, int64_t split, int part) {
+    auto shared = std::make_unique<ForwardShared>();
+    std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(ForwardShared));
+    HostBlock<kMaxThreads> block(32 * task.ring.warps, plan.ring.bytes, static_cast<unsigned>(7 * group + split));
+    const Place place = Place::of(task, task.ring, group, split, part);
+    Forward<HostBlock<kMaxThreads>, Products>(block, task, task.ring, place, *shared).run();
+  }
+
+  void run_blocks(const ForwardTask& task, const ForwardPlan& plan) const {
+    const bool narrow = case_.dimensions <= 128;
+    for (int64_t group = 0; group < plan.groups; ++group) {
+      for (int64_t split = 0; split < plan.splits; ++split) {
+        for (int part = 0; part < plan.parts; ++part) {
+          if (options_.dtype == DType::float32) {
+            run_block<FloatProducts>(task, plan, group, split, part);
+          } else if (options_.dtype == DType::float16) {
+            narrow ? run_block<NarrowProducts<Float16>>(task, plan, group, split, part)
+                   : run_block<WideProducts<Float16>>(task, plan, group, split, part);
+          } else {
+            narrow ? run_block<NarrowProducts<BFloat16>>(task, plan, group, split, part)
+                   : run_block<WideProducts<BFloat16>>(task, plan, group, split, part);
+          }
+        }
+      }
+    }
+  }
+
+  const Case& case_;
+  const HostOptions options_;
+  const float temperature_;
+  std::vector<unsigned char> keys_;
+  size_t start_ = 0;
+};
+
+}  // namespace tmor::cluster_infonce

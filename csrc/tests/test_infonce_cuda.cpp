@@ -1,0 +1,338 @@
+// The CUDA tile loop of cluster_infonce on a host that plays the blocks (host_infonce_block.hpp), against its
+// definition in float64: fragments, ring, masks, pairs of A one by one and by the matrix units, merge, key gradient.
+// For .ci/check_sanitizers.sh; needs no GPU.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "host_infonce_run.hpp"
+#include "infonce_cases.hpp"
+
+namespace {
+
+using namespace infonce_cases;
+using namespace tmor::cluster_infonce;
+using tmor::DType;
+
+void require(bool condition, const std::string& what) {
+  if (condition) return;
+  std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+  std::exit(1);
+}
+
+constexpr Limits kLimits[] = {{4, 101376, 102400}, {4, 166912, 167936}, {132, 232448, 233472}};  // sm_86, sm_80, sm_90
+
+float rounded(DType dtype, float value) {
+  if (dtype == DType::float16) return tmor::Float16::widen(round_to<tmor::Float16>(value));
+  if (dtype == DType::bfloat16) return tmor::BFloat16::widen(round_to<tmor::BFloat16>(value));
+  return value;
+}
+
+// What 16 bits can hold, of queries but for a power of two, so that the definition starts from the kernel's numbers.
+void round_to_type(DType dtype, Case* c) {
+  for (float& value : c->keys) value = rounded(dtype, value);
+  for (int64_t i = 0; i < c->batch; ++i) {
+    float* row = &c->query[at(i * c->dimensions)];
+    float largest = 0.0F;
+    for (int64_t k = 0; k < c->dimensions; ++k) largest = std::max(largest, std::abs(row[k]));
+    const PowerOfTwo power = normalising(largest);
+    for (int64_t k = 0; k < c->dimensions; ++k) row[k] = rounded(dtype, row[k] * power.scale) * power.inverse;
+  }
+}
+
+std::vector<double> widened(const std::vector<float>& values) { return {values.begin(), values.end()}; }
+
+std::string name_of(const Case& c, const HostOptions& options) {
+  return "B " + std::to_string(c.batch) + ", N " + std::to_string(c.bank) + ", d " + std::to_string(c.dimensions) +
+         ", stride " + std::to_string(c.key_stride) + ", form " + std::to_string(static_cast<int>(c.form)) +
+         ", denominator " + std::to_string(static_cast<int>(c.denominator)) + ", listed " +
+         std::to_string(c.listed ? c.chosen_count : -1) + ", temperature " + std::to_string(c.temperature) + ", type " +
+         std::to_string(static_cast<int>(options.dtype)) + ", splits " + std::to_string(options.splits);
+}
+
+// `c` with numbers of the bank's type. A rounded logit moves every term by this share of it at most; a weight of 16
+// bits moves the gradient's terms, whose shares add up to 1 or less, by half of its last bit.
+void check(Case c, const HostOptions& options) {
+  round_to_type(options.dtype, &c);
+  const Result exact = define(c);
+  const std::string name = name_of(c, options);
+  HostRun run(c, options);
+  const HostResult plain = run.forward(false);
+  HostResult ours = run.forward(true);
+  require(std::equal(ours.loss.begin(), ours.loss.end(), plain.loss.begin(),
+                     [](float a, float b) { return std::abs(a - b) <= 1e-5F * (1.0F + std::abs(b)); }),
+          name + ": the loss depends on whether a gradient is asked for");
+  const HostResult again = run.forward(true);
+  require(ours.loss == again.loss && ours.gradient == again.gradient && ours.statistics == again.statistics,
+          name + ": not the same bits every time");
+
+  double longest = 0.0;
+  for (int64_t i = 0; i < c.batch; ++i) {
+    const float* query = &c.query[at(i * c.dimensions)];
+    longest = std::max(longest, std::sqrt(dot(query, query, c.dimensions)));
+  }
+  const double logit = longest / c.temperature + 3.0;
+  const double allowed = 1e-6 * logit;
+  const double rounding = options.dtype == DType::bfloat16 ? 0x1p-8 : options.dtype == DType::float16 ? 0x1p-11 : 0.0;
+  double terms = 0.0;
+  std::vector<float> upstream;
+  for (int64_t i = 0; i < c.batch; ++i) {
+    upstream.push_back(upstream_of(i));
+    terms += static_cast<double>(upstream_of(i)) * longest;
+  }
+  run.key_gradient(upstream, &ours);
+  const double coarse = options.terms == 3 ? allowed : 2e-3 * logit;
+  const double errors[] = {error(widened(ours.loss), exact.loss, logit),
+                           error(widened(ours.gradient), exact.query_gradient, 1.0 / c.temperature),
+                           error(widened(ours.key_gradient), exact.key_gradient, terms / c.temperature)};
+  require(errors[0] <= allowed, name + ": loss " + std::to_string(errors[0] / allowed) + " of what is allowed");
+  require(errors[1] <= allowed + 2.0 * rounding,
+          name + ": gradient " + std::to_string(errors[1] / (allowed + 2.0 * rounding)) + " of what is allowed");
+  require(errors[2] <= coarse, name + ": key gradient " + std::to_string(errors[2] / coarse) + " of what is allowed");
+}
+
+void test_conversions() {
+  for (uint32_t bits = 0; bits < 0x7c00U; ++bits) {
+    require(round_to_float16(tmor::Float16::widen(static_cast<uint16_t>(bits))) == bits, "float16 round trip");
+  }
+  require(round_to_float16(65520.0F) == 0x7c00, "float16 overflows");
+  require(round_to_float16(1.00048828125F) == 0x3c00, "tie to even, down");
+  require(round_to_float16(1.00146484375F) == 0x3c02, "tie to even, up");
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  for (int i = 0; i < 100000; ++i) {
+    const float value = std::ldexp(normal(random), static_cast<int>(random() % 60U) - 30);
+    const Split parts = split(tmor::bits_of_float(value));
+    const double rest = static_cast<double>(value) - static_cast<double>(tmor::float_of_bits(parts.high)) -
+                        static_cast<double>(tmor::float_of_bits(parts.low));
+    require((parts.high & 0x1fffU) == 0 && (parts.low & 0x1fffU) == 0, "two numbers of TF32");
+    require(std::abs(rest) <= std::abs(static_cast<double>(value)) * 0x1p-23, "the rest of a split");
+    const PowerOfTwo power = normalising(std::abs(value));
+    require(power.scale * power.inverse == 1.0F && std::abs(value) * power.scale >= 1.0F &&
+                std::abs(value) * power.scale < 2.0F,
+            "normalising");
+  }
+  for (const float odd : {0.0F, 1e-44F, 3e38F, HUGE_VALF}) {
+    const PowerOfTwo power = normalising(odd);
+    require(power.scale > 0.0F && power.inverse > 0.0F && std::isfinite(power.scale * power.inverse), "odd numbers");
+  }
+}
+
+// A hundred thousand terms, and sums that a larger maximum makes small.
+void test_running_sum() {
+  RunningSum sum{0.0F, 0.0F};
+  double exact = 0.0;
+  for (int i = 0; i < 100000; ++i) {
+    const float decay = i % 30000 == 29999 ? 0x1p-30F : 1.0F;
+    const float term = 0.1F + static_cast<float>(i % 7);
+    sum.add(decay, term);
+    exact = exact * static_cast<double>(decay) + static_cast<double>(term);
+    const double found = static_cast<double>(sum.total) + static_cast<double>(sum.carry);
+    require(std::abs(found - exact) <= 1.2e-7 * exact, "a running sum");
+  }
+}
+
+void test_plans() {
+  for (const Limits& limits : kLimits) {
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      for (int64_t dimensions = 1; dimensions <= kMostDimensions; dimensions += 13) {
+        for (const int64_t batch : {1, 64, 65, 4096}) {
+          for (const int64_t bank : {1, 65536, 1 << 20}) {
+            const ForwardPlan plan = plan_forward(dtype, batch, bank, dimensions, true, limits);
+            const Ring& ring = plan.ring.ring;
+            const int64_t bytes = plan.ring.bytes + kFixedBytes<ForwardShared>;
+            require(bytes <= limits.shared_per_block, "shared memory of a block");
+            require(plan.ring.blocks * (bytes + 1024) <= limits.shared_per_multiprocessor, "and of its neighbours");
+            require(ring.stages >= 2 && ring.stages <= kMostStages && ring.warps >= 1 && ring.warps <= 4, "ring");
+            require(plan.groups * ring.rows >= batch && plan.parts * ring.width >= dimensions, "all is covered");
+            require(plan.splits >= 1 && plan.splits <= kMostSplits && (plan.splits - 1) * 512 < bank, "splits");
+            require(plan_keys(batch, bank, dimensions, limits).ring.bytes > 0, "key gradient");
+          }
+        }
+      }
+    }
+  }
+  // The chip is busy, in one wave, with what the notes promise.
+  for (const int64_t batch : {64, 256, 1024, 4096}) {
+    const ForwardPlan plan = plan_forward(DType::bfloat16, batch, 65536, 128, true, kLimits[2]);
+    const int64_t blocks = plan.groups * plan.splits;
+    require(blocks >= 120 && blocks <= 396, "blocks of a call: " + std::to_string(blocks));
+  }
+}
+
+void test_losses() {
+  Random random(11);
+  int count = 0;
+  const int64_t dimensions[] = {1, 7, 16, 33, 64, 129};
+  for (const int64_t batch : {1, 7, 64, 65, 129}) {
+    for (const int64_t bank : {1, 7, 64, 65, 129, 300}) {
+      for (const int64_t clusters : {0, 1, 5, 40}) {
+        Case c = make_case(&random, batch, bank, dimensions[count % 6], clusters);
+        if (count % 3 == 0) {  // rows of whole chunks, as a bank has them
+          const int64_t stride = (c.dimensions + 7) / 8 * 8;
+          c.keys = unit_rows(&random, bank, c.dimensions, stride);
+          c.key_stride = stride;
+        }
+        c.form = static_cast<Form>(random() % 3);
+        c.denominator = static_cast<Denominator>(random() % 2);
+        if (random() % 3 == 0) list_positives(&random, &c);
+        HostOptions options;
+        options.dtype = count % 2 == 0 ? DType::float32 : count % 4 == 1 ? DType::bfloat16 : DType::float16;
+        options.limits = kLimits[random() % 2];
+        const int64_t tiles = (bank + 31) / 32;
+        if (random() % 2 == 0) options.splits = 1 + static_cast<int64_t>(random()) % tiles;
+        if (random() % 8 == 0) options.splits = tiles + 2;  // some of them empty
+        check(c, options);
+        ++count;
+      }
+    }
+  }
+  std::printf("%d losses and their gradients\n", count);
+}
+
+// Every mode in every type, with many pairs of A in some tiles and few in others.
+void test_modes() {
+  Random random(5);
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+    for (int mode = 0; mode < 8; ++mode) {
+      Case c = make_case(&random, 37, 200, 40, 6);
+      c.form = static_cast<Form>(mode % 4 < 3 ? mode % 4 : 0);
+      c.denominator = static_cast<Denominator>(mode / 4);
+      c.positive = unit_rows(&random, c.batch, c.dimensions, c.dimensions);
+      if (mode % 4 == 3) c.listed = true;  // "instance"
+      for (int64_t j = 0; j < 96; ++j) c.key_cluster[at(j)] = j < 64 ? 2 : -1;
+      for (int64_t i = 0; i < c.batch; i += 2) c.query_cluster[at(i)] = 2;
+      HostOptions options;
+      options.dtype = dtype;
+      options.splits = 1 + mode % 3;
+      for (const double temperature : {0.01, 0.1, 10.0}) {
+        c.temperature = temperature;
+        check(c, options);
+      }
+      options.terms = 1;  // of the key gradient for 16 bits
+      if (dtype != DType::float32) check(c, options);
+    }
+  }
+}
+
+// More dimensions than stay in shared memory, and more than one block's columns.
+void test_wide() {
+  Random random(6);
+  for (const int64_t dimensions : {128, 129, 255, 256, 300, 511, 768}) {
+    for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+      Case c = make_case(&random, 40, 70, dimensions, 3);
+      c.key_stride = (dimensions + 7) / 8 * 8;
+      c.keys = unit_rows(&random, c.bank, dimensions, c.key_stride);
+      c.form = static_cast<Form>(random() % 3);
+      c.temperature = 0.1;
+      HostOptions options;
+      options.dtype = dtype;
+      options.limits = kLimits[random() % 3];
+      options.splits = 2;
+      check(c, options);
+    }
+  }
+}
+
+// Logits that grow along the bank, so that maxima rise in every tile and differ between splits; and ones that fall.
+void test_maxima() {
+  Random random(8);
+  for (const bool falling : {false, true}) {
+    Case c = make_case(&random, 9, 700, 8, 3);
+    for (int64_t j = 0; j < c.bank; ++j) {
+      const int64_t place = falling ? c.bank - 1 - j : j;
+      for (int64_t k = 0; k < c.dimensions; ++k) {
+        c.keys[at(j * c.key_stride + k)] *= static_cast<float>(place) / 700.0F;
+      }
+    }
+    for (const Form form : {Form::sum, Form::mean, Form::supcon}) {
+      for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+        c.form = form;
+        c.temperature = 0.02;
+        HostOptions options;
+        options.dtype = dtype;
+        options.splits = 5;
+        check(c, options);
+      }
+    }
+  }
+}
+
+// Queries of any length, and those for which nothing is left.
+void test_odd_queries() {
+  Random random(9);
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+    for (const float length : {1e-12F, 30.0F, 1e7F}) {
+      Case c = make_case(&random, 5, 100, 12, 4);
+      c.temperature = 0.1 * static_cast<double>(length);
+      for (float& value : c.query) value *= length;
+      HostOptions options;
+      options.dtype = dtype;
+      check(c, options);
+    }
+    Case c = make_case(&random, 3, 80, 12, 4);
+    c.positive.clear();
+    c.key_log_weight.clear();
+    c.query_caption.clear();
+    c.key_caption.clear();
+    c.listed = false;
+    std::fill(c.key_cluster.begin(), c.key_cluster.end(), 0);
+    c.query_cluster = {-1, 0, 0};  // no positives; no negatives; and only rows with its own id
+    for (size_t j = 0; j < c.key_id.size(); ++j) c.key_id[j] = 7;
+    c.query_id = {1, 2, 7};
+    for (const Denominator denominator : {Denominator::all, Denominator::negatives}) {
+      for (const Form form : {Form::sum, Form::mean, Form::supcon}) {
+        c.form = form;
+        c.denominator = denominator;
+        HostOptions options;
+        options.dtype = dtype;
+        check(c, options);
+        const HostResult found = HostRun(c, options).forward(true);
+        require(found.loss[0] == 0.0F && found.loss[2] == 0.0F, "queries without positives have no loss");
+        require(denominator == Denominator::all || found.loss[1] == 0.0F, "nor has one without negatives");
+      }
+    }
+  }
+}
+
+// A number that is not finite must not vanish.
+void test_not_finite() {
+  Random random(10);
+  for (const float odd : {std::nanf(""), HUGE_VALF}) {
+    Case c = make_case(&random, 3, 100, 12, 0);
+    c.listed = false;
+    std::fill(c.key_id.begin(), c.key_id.end(), int64_t{1} << 50);
+    c.positive = unit_rows(&random, 3, 12, 12);
+    c.query_caption.clear();
+    c.key_caption.clear();
+    std::vector<float>* places[] = {&c.query, &c.keys, &c.positive};
+    for (std::vector<float>* values : places) {
+      const float before = (*values)[5];
+      (*values)[5] = odd;
+      HostOptions options;
+      const HostResult found = HostRun(c, options).forward(true);
+      require(!std::isfinite(found.loss[0]) || !std::isfinite(found.gradient[0]), "NaN and inf are seen");
+      (*values)[5] = before;
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_conversions();
+  test_running_sum();
+  test_plans();
+  test_modes();
+  test_maxima();
+  test_odd_queries();
+  test_not_finite();
+  test_wide();
+  test_losses();
+  std::puts("the CUDA tile loop of cluster_infonce agrees with its definition");
+  return 0;
+}

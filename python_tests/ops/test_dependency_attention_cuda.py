@@ -1,0 +1,448 @@
+"""The CUDA backends of dependency_attention: their wiring on any machine; values and gradients where there is a GPU.
+
+Needs torch and pytest alone, as a bare GPU machine has them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tmor_fast.build import compiled, extension
+from tmor_fast.errors import BackendUnavailableError
+from tmor_fast.ops import dependency_attention, dependency_attention_cuda, registry
+from tmor_fast.ops.dependency_attention import _candidates
+
+# Before CUDA starts: cuBLAS is then deterministic on every stream.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# compute-sanitizer makes everything a hundred times slower.
+SMALL = bool(os.environ.get("TMOR_TEST_SMALL"))
+NAMES = ("x", "query_key_weight", "query_key_bias", "dependency", "value_weight", "value_bias")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+needs_build = pytest.mark.skipif(compiled("dependency_attention", "cuda") is not None, reason="this build has no CUDA")
+not_small = pytest.mark.skipif(SMALL, reason="too long under compute-sanitizer")
+
+# (N, T, V, Cin), Cout, H, Ce
+Sizes = tuple[tuple[int, int, int, int], int, int, int]
+FEW: tuple[Sizes, ...] = (
+    ((2, 9, 17, 2), 64, 3, 16),
+    ((2, 16, 17, 64), 64, 3, 16),
+    ((1, 5, 13, 129), 31, 2, 7),
+)
+MANY: tuple[Sizes, ...] = (
+    *FEW,
+    ((1, 1, 1, 1), 1, 1, 1),
+    ((3, 37, 5, 3), 5, 2, 3),
+    ((2, 150, 17, 128), 128, 3, 32),
+    ((2, 75, 17, 256), 256, 3, 64),
+    ((5, 301, 25, 64), 128, 3, 32),
+    ((2, 20, 25, 64), 128, 12, 32),
+    ((1, 4, 31, 40), 24, 16, 5),
+    ((2, 7, 51, 64), 64, 3, 16),
+    ((2, 7, 64, 64), 64, 3, 16),
+    ((1, 3, 65, 16), 16, 3, 16),
+    ((1, 2, 153, 64), 64, 3, 16),
+    ((300, 2, 20, 8), 8, 4, 2),
+)
+SHAPES = FEW if SMALL else MANY
+
+
+def literal(x: Tensor, qkw: Tensor, qkb: Tensor, dependency: Tensor, vw: Tensor, vb: Tensor, heads: int) -> Tensor:
+    """The equation head by head, as the paper writes it; theta and phi divided first, so that float16 can hold it."""
+    frames, channels = x.shape[1], x.shape[3]
+    size = qkw.shape[0] // (2 * heads)
+    z = vb
+    for h in range(heads):
+        rows, columns = slice(h * size, (h + 1) * size), slice((heads + h) * size, (heads + h + 1) * size)
+        theta, phi = x @ qkw[rows].T + qkb[rows], x @ qkw[columns].T + qkb[columns]
+        root = (size * frames) ** 0.5
+        logits = torch.einsum("ntvc,ntwc->nvw", theta / root, phi / root)
+        mixing = dependency[h] + torch.softmax(logits, dim=1)
+        z = z + torch.einsum("ntvc,nvw->ntwc", x, mixing) @ vw[:, h * channels : (h + 1) * channels].T
+    return z
+
+
+def arguments(sizes: Sizes, dtype: torch.dtype, seed: int = 0, device: str = "cuda") -> list[Tensor]:
+    """x and the parameters, logits and results of order 1."""
+    shape, outputs, heads, size = sizes
+    _, _, joints, channels = shape
+    generator = torch.Generator().manual_seed(seed)
+    shapes: list[tuple[int, ...]] = [shape, (2 * heads * size, channels), (2 * heads * size,)]
+    shapes += [(heads, joints, joints), (outputs, heads * channels), (outputs,)]
+    scales = (1.0, 1.5 / channels**0.5, 1.0, 0.3, 1 / channels**0.5, 1.0)
+    return [
+        (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype).to(device)
+        for s, scale in zip(shapes, scales, strict=True)
+    ]
+
+
+# ---- On any machine --------------------------------------------------------------------------------------------------
+
+
+def on_gpu(dtype: torch.dtype = torch.float32) -> Any:
+    """Stands for a tensor on a GPU where there is none."""
+    return SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype, shape=(2, 3, 17, 64))
+
+
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_cpu_tensors_are_refused_with_the_reason(backend: str) -> None:
+    tensors = arguments(FEW[0], torch.float32, device="cpu")
+    with pytest.raises(BackendUnavailableError, match=f"'{backend}' cannot run: it takes CUDA tensors, x is on cpu"):
+        dependency_attention(*tensors, num_heads=3, backend=backend)
+
+
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_without_cuda_auto_takes_the_reference(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = dict.fromkeys(dependency_attention_cuda.BACKENDS, "this build has no CUDA: no nvcc found")
+    monkeypatch.setattr(dependency_attention_cuda, "_MISSING", missing)
+    candidates = _candidates(on_gpu(), (64, 3, 16))
+    with pytest.raises(BackendUnavailableError, match="this build has no CUDA: no nvcc found"):
+        registry.choose("dependency_attention", backend, candidates)
+    assert registry.choose("dependency_attention", "auto", candidates) == "reference"
+
+
+def test_what_auto_takes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dependency_attention_cuda, "_MISSING", dict.fromkeys(dependency_attention_cuda.BACKENDS))
+    sizes = (64, 3, 16)
+    answer = ""
+    module = SimpleNamespace(dependency_attention_cuda_refusal=lambda given: answer)
+    monkeypatch.setattr(dependency_attention_cuda, "extension", lambda: module)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    for dtype in DTYPES:
+        assert registry.choose("dependency_attention", "auto", _candidates(on_gpu(dtype), sizes)) == "cuda"
+    double = _candidates(on_gpu(torch.float64), sizes)
+    assert registry.choose("dependency_attention", "auto", double) == "reference"
+    with pytest.raises(BackendUnavailableError, match=r"bfloat16, x is torch\.float64"):
+        registry.choose("dependency_attention", "cuda", double)
+    answer = "too little shared memory"
+    assert registry.choose("dependency_attention", "auto", _candidates(on_gpu(), sizes)) == "reference"
+    with pytest.raises(BackendUnavailableError, match="too little shared memory"):
+        registry.choose("dependency_attention", "cuda", _candidates(on_gpu(), sizes))
+    assert registry.choose("dependency_attention", "cuda_naive", _candidates(on_gpu(), sizes)) == "cuda_naive"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with pytest.raises(BackendUnavailableError, match=r"needs compute capability 8\.0, cuda:0 has 7\.5"):
+        registry.choose("dependency_attention", "cuda_naive", _candidates(on_gpu(), sizes))
+
+
+def given(**changes: Any) -> dict[str, Any]:
+    sizes = {"clips": 64, "frames": 150, "joints": 17, "channels_in": 64, "channels_out": 64, "heads": 3}
+    return {"dtype": 3, "embedding": 16, "scale": 2.0**-6, "workspace": 256, "workspace_bytes": 0, **sizes, **changes}
+
+
+@needs_build
+def test_workspace_holds_no_mixed_values() -> None:
+    workspace = extension().dependency_attention_cuda_workspace
+    for channels in (64, 128, 256):
+        sizes = given(workspace=0, channels_in=channels, channels_out=channels, embedding=channels // 4)
+        x_bytes = 64 * 150 * 17 * channels * 2
+        assert workspace(sizes, False, False) < 4e6 + 8 * channels**2 < x_bytes / 3
+        assert workspace(sizes, False, True) < min(x_bytes, 3e7)
+        longer = {**sizes, "frames": 15000}
+        assert workspace(longer, False, True) < 1.5 * workspace(sizes, False, True)
+    # What is indexed in 64 bits: 10 TB of x.
+    assert 0 < workspace(given(workspace=0, clips=4_000_000, frames=1200), False, True) < 2e11
+    assert workspace(given(workspace=0, clips=0), False, True) > 0
+    naive = given(workspace=0)
+    assert workspace(naive, True, True) > workspace(naive, True, False)
+
+
+@needs_build
+@pytest.mark.parametrize("naive", [False, True])
+def test_the_module_checks_what_it_is_given(naive: bool) -> None:
+    """Nothing of this reaches a device, so pointers need not be any."""
+    for changes, error, message in [
+        ({"dtype": 1}, TypeError, "float32, float16 or bfloat16"),
+        ({"frames": 0}, ValueError, "a size is below 1"),
+        ({"embedding": -1}, ValueError, "a size is below 1"),
+        ({"clips": -1}, ValueError, "too many clips or frames"),
+        ({"joints": 1 << 16}, ValueError, "joints"),
+        ({"channels_in": (1 << 20) + 1}, ValueError, "channels"),
+        ({"workspace": 0}, ValueError, "needs a workspace"),
+        ({}, ValueError, "workspace is too small"),
+    ]:
+        for which in ("forward", "backward"):
+            with pytest.raises(error, match=message):
+                extension().dependency_attention_cuda(given(**changes), naive, which)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="cuda"):
+            extension().dependency_attention_cuda_refusal(given())
+        with pytest.raises(RuntimeError, match="cuda"):
+            extension().dependency_attention_cuda(given(workspace_bytes=1 << 40), naive, "forward")
+
+
+# ---- On a GPU --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fresh memory is NaN, so that a kernel which leaves something unwritten is found out."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def results(function: Any, tensors: list[Tensor], upstream: Tensor, heads: int, **kwargs: Any) -> list[Tensor]:
+    """Value and six gradients."""
+    tensors = [t.detach().requires_grad_() for t in tensors]
+    out = function(*tensors, heads) if function is literal else function(*tensors, num_heads=heads, **kwargs)
+    return [out.detach(), *torch.autograd.grad(out, tensors, upstream.to(out.dtype))]
+
+
+def upstream_for(sizes: Sizes, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*sizes[0][:3], sizes[1], generator=generator, dtype=torch.float64).cuda()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_is_at_most_twice_that_of_plain_torch(sizes: Sizes, dtype: torch.dtype) -> None:
+    heads = sizes[2]
+    tensors, upstream = arguments(sizes, dtype), upstream_for(sizes).to(dtype)
+    truth = results(literal, [t.double() for t in tensors], upstream, heads)
+    plain = results(literal, tensors, upstream, heads)
+    small = tensors[0].numel() * sizes[1] * heads < 1 << 22  # the naive kernels take a thread a number
+    # One rounding of the result itself is allowed where plain torch is exact by luck.
+    rounding = torch.finfo(dtype).eps / 2
+    for backend in ("auto", "cuda_naive") if small else ("auto",):
+        with poisoned():
+            ours = results(dependency_attention, tensors, upstream, heads, backend=backend)
+        for name, a, b, c in zip(("z", *NAMES), ours, plain, truth, strict=True):
+            assert a.dtype == dtype
+            error, allowed = (a.double() - c).norm() / c.norm(), (b.double() - c).norm() / c.norm()
+            assert error <= 2 * allowed + rounding, f"{backend}, {name}: {error:.2e}, plain torch {allowed:.2e}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (4,), (5,), (0, 3), (1, 4, 5)])
+def test_only_wanted_gradients_are_computed(backend: str, wanted: tuple[int, ...]) -> None:
+    sizes = FEW[0]
+    tensors, upstream = arguments(sizes, torch.float32), upstream_for(sizes).float()
+    truth = results(literal, [t.double() for t in tensors], upstream, 3)[1:]
+    needed = [i in wanted for i in range(6)]
+    with poisoned():
+        got = torch.ops.tmor_fast.dependency_attention_backward(upstream, *tensors[:5], 3, needed, backend)
+    for i, gradient in enumerate(got):
+        assert (gradient.numel() > 0) == (i in wanted)
+        if i in wanted:
+            assert (gradient.double() - truth[i]).norm() < 1e-5 * truth[i].norm(), NAMES[i]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_epilogue_adds_the_shortcut_and_clips(dtype: torch.dtype, backend: str) -> None:
+    for sizes in FEW:
+        tensors = arguments(sizes, dtype)
+        shortcut = upstream_for(sizes).to(dtype)
+        weights = dependency_attention_cuda.Weights(*tensors[1:])
+        want = torch.relu(literal(*[t.double() for t in tensors], sizes[2]) + shortcut.double())
+        with poisoned():
+            got = dependency_attention_cuda.forward(
+                tensors[0], weights, sizes[2], backend=backend, shortcut=shortcut, relu=True
+            )
+        assert (got == 0).any()
+        assert (got.double() - want).norm() < 8 * torch.finfo(dtype).eps * want.norm()
+    with pytest.raises(ValueError, match="shortcut must be"):
+        dependency_attention_cuda.forward(tensors[0], weights, sizes[2], shortcut=shortcut[:0])
+
+
+@pytest.mark.gpu
+def test_strides_and_offsets_do_not_matter() -> None:
+    sizes = FEW[1]
+    tensors, upstream = arguments(sizes, torch.bfloat16), upstream_for(sizes).bfloat16()
+    want = results(dependency_attention, tensors, upstream, 3, backend="cuda")
+    x = tensors[0]
+    wide = torch.zeros(*x.shape[:3], 2 * x.shape[3], dtype=x.dtype, device="cuda")
+    wide[..., ::2] = x
+    shifted = torch.zeros(x.numel() + 1, dtype=x.dtype, device="cuda")[1:].view(x.shape).copy_(x)
+    views = (x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1), wide[..., ::2], shifted)
+    for view in views:
+        for a, b in zip(
+            results(dependency_attention, [view, *tensors[1:]], upstream, 3, backend="cuda"), want, strict=True
+        ):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+@not_small
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_every_time(dtype: torch.dtype) -> None:
+    sizes: Sizes = ((33, 150, 17, 64), 128, 3, 32)
+    tensors, upstream = arguments(sizes, dtype), upstream_for(sizes).to(dtype)
+    first = results(dependency_attention, tensors, upstream, 3, backend="cuda")
+    for _ in range(5):
+        for a, b in zip(results(dependency_attention, tensors, upstream, 3, backend="cuda"), first, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+def test_clips_in_groups_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: Sizes = ((5, 4, 17, 16), 16, 3, 4)
+    tensors, upstream = arguments(sizes, torch.float32), upstream_for(sizes).float()
+    want = results(dependency_attention, tensors, upstream, 3, backend="cuda")
+    monkeypatch.setattr(dependency_attention_cuda, "EMBEDDING_BYTES", 2 * 4 * 17 * 24 * 4)
+    for a, b in zip(results(dependency_attention, tensors, upstream, 3, backend="cuda"), want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_empty_batch_and_long_aligned_clips() -> None:
+    tensors = [t.requires_grad_() for t in arguments(((0, 2, 3, 4), 5, 2, 1), torch.bfloat16)]
+    out = dependency_attention(*tensors, num_heads=2, backend="cuda")
+    assert out.shape == (0, 2, 3, 5)
+    out.sum().backward()
+    assert all(t.grad is not None and t.grad.abs().sum() == 0 for t in tensors)
+    # Every theta and phi is near 2, but the sum of Ce * T = 19,200 products overflows float16.
+    x, weight, bias, *rest = arguments(((1, 300, 5, 8), 4, 1, 64), torch.float16)
+    long = [1 + 0.1 * x, 0.25 + 0.01 * weight, 0.01 * bias, *rest]
+    out = dependency_attention(*long, num_heads=1, backend="cuda")
+    want = literal(*[t.double() for t in long], 1)
+    assert (out.double() - want).norm() < 4e-3 * want.norm()
+
+
+@pytest.mark.gpu
+def test_non_finite_input_is_not_hidden() -> None:
+    tensors = arguments(FEW[1], torch.bfloat16)
+    tensors[0][1, 3, 5, 7] = math.nan
+    out = dependency_attention(*tensors, num_heads=3, backend="cuda")
+    assert out[0].isfinite().all()
+    assert out[1].isnan().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_side_stream(backend: str) -> None:
+    sizes = FEW[0]
+    tensors, upstream = arguments(sizes, torch.float32), upstream_for(sizes).float()
+    want = results(dependency_attention, tensors, upstream, 3, backend=backend)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        late = torch.full_like(tensors[0], math.nan)
+        torch.cuda._sleep(20_000_000)
+        late.copy_(tensors[0])  # what another stream would not see in time
+        got = results(dependency_attention, [late, *tensors[1:]], upstream, 3, backend=backend)
+    del late  # its memory must not be reused before the side stream is done with it
+    torch.full_like(tensors[0], math.nan)
+    side.synchronize()
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+def test_nothing_waits_before_the_result() -> None:
+    sizes = FEW[1]
+    tensors, upstream = arguments(sizes, torch.bfloat16), upstream_for(sizes).bfloat16()
+    results(dependency_attention, tensors, upstream, 3, backend="cuda")  # loads the kernels
+    torch.cuda.synchronize()
+    done = torch.cuda.Event()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(1_000_000_000)
+        results(dependency_attention, tensors, upstream, 3, backend="cuda")
+        done.record()
+        assert not done.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_graph_capture(backend: str) -> None:
+    sizes = FEW[0]
+    tensors, upstream = arguments(sizes, torch.bfloat16), upstream_for(sizes).bfloat16()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results(dependency_attention, tensors, upstream, 3, backend=backend)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = results(dependency_attention, tensors, upstream, 3, backend=backend)
+    for seed in (1, 2):
+        for target, source in zip(tensors, arguments(sizes, torch.bfloat16, seed), strict=True):
+            target.copy_(source)
+        want = results(dependency_attention, tensors, upstream, 3, backend=backend)
+        for tensor in got:
+            tensor.fill_(7)
+        graph.replay()
+        torch.cuda.synchronize()
+        for a, b in zip(got, want, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+@not_small
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_opcheck_and_compile(backend: str) -> None:
+    sizes = FEW[0]
+    tensors, upstream = arguments(sizes, torch.float32), upstream_for(sizes).float()
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    torch.library.opcheck(torch.ops.tmor_fast.dependency_attention.default, (*leaves, 3, backend))
+    for needed in ([True] * 6, [False, True, False, True, False, True]):
+        torch.library.opcheck(
+            torch.ops.tmor_fast.dependency_attention_backward.default,
+            (upstream, *tensors[:5], 3, needed, backend),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+    for chosen in (backend, "auto"):
+
+        def block(*t: Tensor, chosen: str = chosen) -> Tensor:
+            return torch.relu(dependency_attention(*t, num_heads=3, backend=chosen) * 2)
+
+        whole = torch.compile(block, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(whole(*leaves), block(*leaves))
+        for a, b in zip(
+            torch.autograd.grad(whole(*leaves), leaves, upstream),
+            torch.autograd.grad(block(*leaves), leaves, upstream),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.gpu
+def test_autocast() -> None:
+    leaves = [t.requires_grad_() for t in arguments(FEW[1], torch.float32)]
+    with torch.autocast("cuda", torch.bfloat16):
+        out = dependency_attention(*leaves, num_heads=3)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert all(t.grad is not None and t.grad.dtype == torch.float32 for t in leaves)
+    want = literal(*[t.detach().double() for t in leaves], 3)
+    assert (out.double() - want).norm() < 2e-2 * want.norm()
+
+
+@pytest.mark.gpu
+@not_small
+def test_training_memory_stays_a_few_times_that_of_x() -> None:
+    sizes: Sizes = ((64, 150, 17, 128), 128, 3, 32)
+    tensors, upstream = arguments(sizes, torch.bfloat16), upstream_for(sizes).bfloat16()
+    results(dependency_attention, tensors, upstream, 3, backend="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    results(dependency_attention, tensors, upstream, 3, backend="cuda")
+    torch.cuda.synchronize()
+    x_bytes = tensors[0].numel() * 2
+    # z, grad_x, the gradient of theta and phi (1.5 times x) and the workspace.
+    assert torch.cuda.max_memory_allocated() - before < 4.5 * x_bytes
