@@ -55,7 +55,6 @@ def unavailable(backend: str, x: Tensor, sizes: tuple[int, int, int]) -> str | N
     return _refusal(backend, x.device.index or 0, dtype_code(x.dtype), x.shape[2], x.shape[3], *sizes)
 
 
-@torch.compiler.assume_constant_result
 def _refusal(
     backend: str, device: int, dtype: int, joints: int, channels_in: int, channels_out: int, heads: int, embedding: int
 ) -> str | None:
@@ -71,6 +70,10 @@ def _refusal(
     given = {"dtype": dtype, "clips": 1, "frames": 128, "embedding": embedding, "device": device, **sizes}
     reason: str = extension().dependency_attention_cuda_refusal(given)
     return reason or None
+
+
+# What torch.compiler.assume_constant_result does; calling it would import the compiler with this library.
+_refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _scale(terms: int) -> float:
