@@ -19,7 +19,8 @@ find csrc -name '*.cu' | sort >"$build/sources"
 [ -s "$build/sources" ] || { echo "error: no .cu under csrc"; exit 1; }
 # Only an unknown architecture may be left out, so it is told apart by an empty source.
 echo '' >"$build/empty.cu"
-for arch in 80 86 89 90a 100 120; do
+architectures=""
+for arch in 80 86 89 90 90a 100 120; do
   if ! "$nvcc" -arch="sm_$arch" -c "$build/empty.cu" -o "$build/empty.o" 2>"$build/log"; then
     if grep -q "Unsupported gpu architecture\|is not defined for option\|not supported" "$build/log"; then
       echo "sm_$arch: not known to nvcc $version, left out"
@@ -28,26 +29,36 @@ for arch in 80 86 89 90a 100 120; do
     cat "$build/log"
     exit 1
   fi
-  sed "s/^/$arch /" "$build/sources" >>"$build/jobs"
+  # As CMakeLists.txt has it: one PTX for several, see there.
+  case $arch in
+  *a) from=$arch ;;
+  86 | 89 | 12?) from=86 ;;
+  *) from=80 ;;
+  esac
+  architectures="$architectures -gencode=arch=compute_$from,code=sm_$arch"
 done
-[ -s "$build/jobs" ] || { echo "error: nvcc $version knows none of the architectures"; exit 1; }
+[ -n "$architectures" ] || { echo "error: nvcc $version knows none of the architectures"; exit 1; }
 
-# One job: an architecture and a source. Fails on a warning or a spill, says what it found in one piece.
+# One job: a source. Fails on a warning or a spill, says what it found in one piece.
 cat >"$build/job" <<'EOF'
-nvcc=$1 build=$2 arch=$3 source=$4
+nvcc=$1 build=$2 architectures=$3 source=$4
 out=$(mktemp -d "$build/job.XXXXXX")
-if ! "$nvcc" -std=c++17 -O3 -arch="sm_$arch" -I csrc -Xptxas -v,-warn-spills,-warn-lmem-usage -Werror all-warnings \
+# shellcheck disable=SC2086
+if ! "$nvcc" -std=c++17 -O3 $architectures -I csrc -Xptxas -v,-warn-spills,-warn-lmem-usage -Werror all-warnings \
   -Xcompiler -Wall,-Wextra -c "$source" -o "$out/out.o" >"$out/log" 2>&1; then
-  echo "FAILED $source, sm_$arch
+  echo "FAILED $source
 $(cat "$out/log")"
   exit 1
 fi
 if grep -Eq '[1-9][0-9]* bytes spill' "$out/log"; then
-  echo "FAILED $source, sm_$arch: registers spill
+  echo "FAILED $source: registers spill
 $(grep -E 'Compiling entry|spill|Used' "$out/log")"
   exit 1
 fi
 used=$(sed -n 's/.*Used \([0-9]*\) registers.*/\1/p' "$out/log" | sort -n | tail -1)
-echo "ok $source sm_$arch: $(grep -c 'Compiling entry' "$out/log") kernels, ${used:-0} registers at most"
+found=$(grep -o "for 'sm_[0-9a-z]*'" "$out/log" | sort -u | tr -d "'" | sed 's/for //' | tr '\n' ' ')
+echo "ok $source ${found:-(no kernels)}: $(grep -c 'Compiling entry' "$out/log") kernels, ${used:-0} registers at most"
 EOF
-xargs -P "$(getconf _NPROCESSORS_ONLN)" -L 1 sh "$build/job" "$nvcc" "$build" <"$build/jobs"
+# The largest files first, so that no core waits at the end.
+xargs ls -S <"$build/sources" |
+  xargs -P "$(getconf _NPROCESSORS_ONLN)" -I SOURCE sh "$build/job" "$nvcc" "$build" "$architectures" SOURCE

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kNaiveThreads = 128;
 
-__global__ void __launch_bounds__(kNaiveThreads)
+__global__ void __launch_bounds__(kNaiveThreads, 1)
     naive_kernel(const __grid_constant__ Naive naive, NaiveStep step, int64_t count) {
   const int64_t stride = int64_t{gridDim.x} * kNaiveThreads;
   for (int64_t i = int64_t{blockIdx.x} * kNaiveThreads + threadIdx.x; i < count; i += stride) naive.one(step, i);
