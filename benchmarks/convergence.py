@@ -82,9 +82,7 @@ def losses(folder: Path) -> list[float]:
     found: list[float] = []
     for table in sorted(folder.rglob("losses.csv")):
         with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        name = "loss" if "loss" in rows[0] else "total"
-        found += [float(row[name]) for row in rows]
+            found += [float(row["loss"]) for row in csv.DictReader(file)]
     return found
 
 

@@ -43,6 +43,11 @@ def compiled(op: str, backend: str) -> str | None:
     return f"this build has no {backend} kernel of {op}"
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has products of bfloat16, in which torch is then faster than in float32."""
+    return "avx512_bf16" in build_config()["isa_supported"]
+
+
 def build_config() -> dict[str, Any]:
     """What this installation was built with.
 

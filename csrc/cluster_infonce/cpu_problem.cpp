@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/round_up.hpp"
+
 namespace tmor::cluster_infonce {
 namespace {
 
@@ -16,8 +18,6 @@ Kernel kernel_for(Isa isa) {
   (void)isa;
   return kernel_portable();
 }
-
-int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // Whole vectors, and never a multiple of a page: rows that far apart would all compete for the same lines of the cache.
 int64_t row_stride(int64_t dimensions) {

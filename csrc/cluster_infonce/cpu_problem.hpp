@@ -1,38 +1,15 @@
 // What the CPU's forward and backward passes share: queries packed in panels, keys loaded tile by tile.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <optional>
 
 #include "cluster_infonce/codes.hpp"
 #include "cluster_infonce/kernel.hpp"
 #include "cluster_infonce/params.hpp"
+#include "common/buffer.hpp"
 
 namespace tmor::cluster_infonce {
-
-// Numbers that start on a cache line; 0 at first.
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t n = 0)
-      : values_(static_cast<T*>(::operator new[](static_cast<size_t>(n > 0 ? n : 1) * sizeof(T), kAlignment))) {
-    for (int64_t i = 0; i < n; ++i) values_.get()[i] = T{};
-  }
-  T* data() { return values_.get(); }
-  const T* data() const { return values_.get(); }
-  T& operator[](int64_t i) { return values_.get()[i]; }
-  const T& operator[](int64_t i) const { return values_.get()[i]; }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  struct Delete {
-    void operator()(T* memory) const { ::operator delete[](memory, kAlignment); }
-  };
-  std::unique_ptr<T, Delete> values_;
-};
 
 // Keys of one tile in float32 with their codes, in the cache of one thread.
 struct KeyTile {

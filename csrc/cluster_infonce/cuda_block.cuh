@@ -6,30 +6,18 @@
 
 #include "cluster_infonce/cuda_stream.hpp"
 #include "common/cuda_instructions.cuh"
+#include "common/device_threads.cuh"
 
 namespace tmor::cluster_infonce {
 
-class DeviceBlock {
+class DeviceBlock : public DeviceThreads {
  public:
-  template <typename T>
-  struct PerThread {
-    T value;
-    __device__ __forceinline__ T& operator[](int) { return value; }
-    __device__ __forceinline__ const T& operator[](int) const { return value; }
-  };
-
   // `shared` is the block's dynamic memory.
   __device__ __forceinline__ explicit DeviceBlock(unsigned char* shared)
       : shared_(shared), start_(static_cast<uint32_t>(__cvta_generic_to_shared(shared))) {}
 
   __device__ __forceinline__ uint32_t start() const { return start_; }
 
-  template <typename F>
-  __device__ __forceinline__ void each(const F& f) const {
-    f(static_cast<int>(threadIdx.x));
-  }
-
-  __device__ __forceinline__ void barrier() const { __syncthreads(); }
   __device__ __forceinline__ void warp_barrier() const { __syncwarp(); }
 
   template <typename F>

@@ -1,4 +1,4 @@
-// Memory for numbers that starts on a cache line and holds nothing in particular at first.
+// Memory for numbers that starts on a cache line.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 
 namespace tmor {
 
+// Holds nothing in particular at first.
 template <typename T>
 class RawBuffer {
  public:
@@ -24,6 +25,15 @@ class RawBuffer {
     void operator()(T* memory) const { ::operator delete[](memory, kAlignment); }
   };
   std::unique_ptr<T, Delete> values_;
+};
+
+// Holds zeros at first.
+template <typename T>
+class Buffer : public RawBuffer<T> {
+ public:
+  explicit Buffer(int64_t n = 0) : RawBuffer<T>(n) {
+    for (int64_t i = 0; i < n; ++i) (*this)[i] = T{};
+  }
 };
 
 }  // namespace tmor

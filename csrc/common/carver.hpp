@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "common/round_up.hpp"
+
 namespace tmor {
 
 // Hands out pieces of the memory, or adds up their sizes where there is none yet.
@@ -13,7 +15,7 @@ class Carver {
   template <typename T>
   T* take(int64_t count) {
     T* piece = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
-    used_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 256);
     return piece;
   }
 

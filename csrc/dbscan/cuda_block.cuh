@@ -4,28 +4,15 @@
 #include <cstdint>
 
 #include "common/cuda_instructions.cuh"
+#include "common/device_threads.cuh"
 #include "dbscan/cuda_block.hpp"
 
 namespace tmor::dbscan {
 
-class DeviceBlock {
+class DeviceBlock : public DeviceThreads {
  public:
-  template <typename T>
-  struct PerThread {
-    T value;
-    __device__ __forceinline__ T& operator[](int) { return value; }
-    __device__ __forceinline__ const T& operator[](int) const { return value; }
-  };
-
   // `counter` is shared by all blocks of the grid, `unit` by the threads of this one.
   __device__ DeviceBlock(unsigned long long* counter, unsigned long long* unit) : counter_(counter), unit_(unit) {}
-
-  template <typename F>
-  __device__ __forceinline__ void each(const F& f) const {
-    f(static_cast<int>(threadIdx.x));
-  }
-
-  __device__ __forceinline__ void barrier() const { __syncthreads(); }
 
   __device__ __forceinline__ bool any(const PerThread<uint32_t>& flags) const {
     return __syncthreads_or(static_cast<int>(flags.value)) != 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/round_up.hpp"
+
 namespace tmor::dependency_attention {
 namespace {
 
@@ -16,8 +18,6 @@ Kernel kernel_for(Isa isa) {
   (void)isa;
   return kernel_portable();
 }
-
-int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // As many frames as keep a tile of `frame` floats each in the second-level cache; fewer, but no less than some full
 // blocks of rows, where several threads may share a clip.

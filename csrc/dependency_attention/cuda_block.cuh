@@ -3,28 +3,16 @@
 
 #include <cstdint>
 
+#include "common/cuda_instructions.cuh"
+#include "common/device_threads.cuh"
 #include "dependency_attention/cuda_block.hpp"
 
 namespace tmor::dependency_attention {
 
-class DeviceBlock {
+class DeviceBlock : public DeviceThreads {
  public:
-  template <typename T>
-  struct PerThread {
-    T value;
-    __device__ __forceinline__ T& operator[](int) { return value; }
-    __device__ __forceinline__ const T& operator[](int) const { return value; }
-  };
-
   __device__ explicit DeviceBlock(unsigned char* shared)
       : shared_(shared), base_(static_cast<uint32_t>(__cvta_generic_to_shared(shared))) {}
-
-  template <typename F>
-  __device__ __forceinline__ void each(const F& f) const {
-    f(static_cast<int>(threadIdx.x));
-  }
-
-  __device__ __forceinline__ void barrier() const { __syncthreads(); }
 
   template <typename T>
   __device__ __forceinline__ T& value(uint32_t address) const {
@@ -43,9 +31,7 @@ class DeviceBlock {
       const bool valid = row < extent.valid_rows && column < extent.valid_columns;
       if (from.aligned) {
         // Of zero bytes nothing is read, but the address must be one.
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(base_ + to),
-                     "l"(__cvta_generic_to_global(valid ? source : from.values)), "r"(valid ? 16 : 0)
-                     : "memory");
+        copy_async_16(base_ + to, valid ? source : from.values, valid ? 16 : 0);
       } else {
         for (int i = 0; i < kChunk<Number>; ++i) {
           const bool inside = row < extent.valid_rows && column + i < extent.valid_columns;
@@ -56,32 +42,17 @@ class DeviceBlock {
     }
   }
 
-  __device__ __forceinline__ void commit() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
+  __device__ __forceinline__ void commit() const { commit_copies(); }
 
-  __device__ __forceinline__ void wait(int pending) const {
-    if (pending >= 2) {
-      asm volatile("cp.async.wait_group 2;" ::: "memory");
-    } else if (pending == 1) {
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
-    } else {
-      asm volatile("cp.async.wait_group 0;" ::: "memory");
-    }
-  }
+  __device__ __forceinline__ void wait(int pending) const { wait_copies(pending); }
 
   template <bool kTransposed, typename Address, typename Target>
   __device__ __forceinline__ void load_matrices(const Address& address, const Target& target) const {
     const int thread = static_cast<int>(threadIdx.x);
-    uint32_t* to = target(thread);
     if constexpr (kTransposed) {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                   : "r"(base_ + address(thread))
-                   : "memory");
+      load_four_transposed(base_ + address(thread), target(thread));
     } else {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                   : "r"(base_ + address(thread))
-                   : "memory");
+      load_four_matrices(base_ + address(thread), target(thread));
     }
   }
 
@@ -99,21 +70,10 @@ class DeviceBlock {
   template <typename Number, typename Sum, typename Left, typename Right>
   __device__ __forceinline__ void multiply(const Sum& sum, const Left& left, const Right& right) const {
     const int thread = static_cast<int>(threadIdx.x);
-    float* d = sum(thread);
-    const uint32_t* a = left(thread);
-    const uint32_t* b = right(thread);
     if constexpr (std::is_same<Number, BFloat16>::value) {
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-          "{%0, %1, %2, %3};"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+      multiply_bfloat16(sum(thread), left(thread), right(thread));
     } else {
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-          "{%0, %1, %2, %3};"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+      multiply_float16(sum(thread), left(thread), right(thread));
     }
   }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "common/round_up.hpp"
 #include "dependency_attention/cuda_numbers.hpp"
 
 namespace tmor::dependency_attention {
@@ -26,8 +27,6 @@ constexpr int kSlice = kSliceBytes / static_cast<int>(sizeof(Number));  // numbe
 
 template <typename Number>
 constexpr int kChunk = 16 / static_cast<int>(sizeof(Number));
-
-TMOR_HOST_DEVICE int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 struct Shape {
   int64_t clips = 0;

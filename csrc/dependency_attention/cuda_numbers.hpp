@@ -6,33 +6,15 @@
 #include <cstring>
 #include <type_traits>
 
-#include "common/host_device.hpp"
+#include "common/block_code.hpp"
+#include "common/numbers.hpp"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
-// Code that runs on the device alone where there is one, and on the host that plays it.
-#if !defined(TMOR_BLOCK_CODE)
-#if defined(__CUDACC__)
-#define TMOR_BLOCK_CODE __device__ __forceinline__
-#define TMOR_UNROLL _Pragma("unroll")
-#else
-#define TMOR_BLOCK_CODE inline
-#define TMOR_UNROLL
-#endif
-#endif
-
 namespace tmor::dependency_attention {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-struct Float16 {
-  uint16_t bits;
-};
 
 template <typename Number>
 constexpr bool kHalf = !std::is_same<Number, float>::value;  // 16 bits: the matrix units take it
@@ -54,12 +36,6 @@ TMOR_BLOCK_CODE Number narrow(float x) {
 }
 
 #else
-
-inline float float_of_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
 
 inline float widen(BFloat16 x) { return float_of_bits(static_cast<uint32_t>(x.bits) << 16); }
 

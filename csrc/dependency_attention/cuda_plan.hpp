@@ -5,30 +5,12 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "common/carver.hpp"
 #include "dependency_attention/cuda_params.hpp"
 #include "dependency_attention/cuda_small.hpp"
 #include "dependency_attention/cuda_tiles.hpp"
 
 namespace tmor::dependency_attention {
-
-// Hands out pieces of the workspace, or adds up their sizes where there is none yet.
-class Carver {
- public:
-  explicit Carver(void* memory) : memory_(static_cast<unsigned char*>(memory)) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    T* piece = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
-    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 256);
-    return piece;
-  }
-
-  int64_t used() const { return used_; }
-
- private:
-  unsigned char* memory_;
-  int64_t used_ = 0;
-};
 
 inline Shape shape_of(const CudaParams& params) {
   constexpr int64_t kMost = int64_t{1} << 20;

@@ -17,6 +17,8 @@
 namespace {
 
 using namespace tmor::dependency_attention;
+using tmor::BFloat16;
+using tmor::Float16;
 
 void require(bool condition, const std::string& what) {
   if (condition) return;

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tmor_fast
+from tmor_fast import build
 from tmor_fast.data.layout import SkeletonLayout, get_layout
 from tmor_fast.errors import DataError
 from tmor_fast.inference import ActionModel, load
@@ -91,6 +92,14 @@ def test_paths_that_are_no_models(tmp_path: Path, store2d: Any):
         load(tmp_path / "x.pt")
 
 
+def test_precision_by_name_and_picked(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    assert load(folder / "plain.pt", "cpu", "bfloat16").dtype == torch.bfloat16
+    for native, expected in (([], torch.float32), (["avx512_bf16"], torch.bfloat16)):
+        config = {"isa_supported": ["portable", *native]}
+        monkeypatch.setattr(build, "build_config", lambda config=config: config)
+        assert load(folder / "plain.pt", "cpu", "auto").dtype == expected
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "abacus", "cpu:x"])
 def test_devices(folder: Path, model: ActionModel, device: str):
     with pytest.raises(ValueError, match="cannot be used here"):
@@ -98,6 +107,8 @@ def test_devices(folder: Path, model: ActionModel, device: str):
     assert load(folder / "plain.pt", torch.device("cpu")).device.type == "cpu"
     with pytest.raises(ValueError, match="dtype"):
         load(folder / "plain.pt", dtype=torch.int8)
+    with pytest.raises(ValueError, match="dtype half; accepted: auto, float32"):
+        load(folder / "plain.pt", dtype="half")
 
 
 @pytest.mark.parametrize(

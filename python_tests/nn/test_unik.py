@@ -271,6 +271,10 @@ def test_norms_are_folded_without_gradients(tau: int) -> None:
         norm.register_forward_hook(lambda *_: calls.append("norm"))
         torch.testing.assert_close(model(joints), expected, rtol=0, atol=1e-12)
         assert calls == ["norm"]
+        conv = model.blocks[1].temporal.conv
+        conv.register_forward_hook(lambda *_: calls.append("conv"))
+        torch.testing.assert_close(model(joints), expected, rtol=0, atol=1e-12)
+        assert calls == ["norm", "conv", "norm"]
         # Nothing is kept: the next call sees new weights and statistics, even those set behind autograd's back.
         model.blocks[0].temporal.norm.running_mean.data += 0.5
         model.blocks[0].spatial.value_weight.data *= 1.5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tmor_fast.build import build_config
+from tmor_fast.build import multiplies_bfloat16
 from tmor_fast.errors import DataError
 from tmor_fast.inference.model import ActionModel
 from tmor_fast.inference.network import Network
@@ -76,18 +76,13 @@ def _device(device: str | torch.device) -> torch.device:
 def _dtype(dtype: torch.dtype | str | None, place: torch.device) -> torch.dtype | None:
     names = {str(one).removeprefix("torch."): one for one in DTYPES}
     if dtype == "auto":
-        return torch.bfloat16 if _multiplies_bfloat16(place) else torch.float32
+        on_gpu = place.type == "cuda"
+        native = torch.cuda.get_device_capability(place) >= (8, 0) if on_gpu else multiplies_bfloat16()
+        return torch.bfloat16 if native else torch.float32
     found = names.get(dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and found not in DTYPES:
         raise ValueError(f"dtype {dtype}; accepted: auto, {', '.join(names)}")
     return found
-
-
-def _multiplies_bfloat16(place: torch.device) -> bool:
-    """Whether the device has matrix instructions for it."""
-    if place.type == "cuda":
-        return torch.cuda.get_device_capability(place) >= (8, 0)
-    return "avx512_bf16" in build_config()["isa_supported"]
 
 
 def _files(path: Path) -> list[Path]:

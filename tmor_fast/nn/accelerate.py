@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tmor_fast.nn.folding import convolve, folded_norm, has_hooks
+from tmor_fast.nn.folding import convolve, fold, has_hooks
 from tmor_fast.nn.unik_blocks import SpatialUnit, unfold_frames
 from tmor_fast.ops.dependency_attention import dependency_attention
 
@@ -333,9 +333,8 @@ def _spatial_forward(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
     value_weight = torch.cat([conv.weight.flatten(1) for conv in values], 1)
     value_bias = torch.stack([_bias(conv) for conv in values]).sum(0)
     norm = getattr(module, plan.norm)
-    folded = folded_norm(norm)
-    if folded is not None:
-        value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias, value_bias.dtype)
+    value_weight, bias, folded = fold(norm, value_weight, value_bias)
+    assert bias is not None
     shortcut = _shortcut(module, plan, x)
     y = dependency_attention(
         x.permute(0, 2, 3, 1),
@@ -343,12 +342,12 @@ def _spatial_forward(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
         torch.cat([_bias(conv) for conv in queries]),
         getattr(module, plan.dependency),
         value_weight,
-        value_bias,
+        bias,
         num_heads=len(values),
         shortcut=shortcut.permute(0, 2, 3, 1) if folded else None,
-        relu=folded is not None,
+        relu=folded,
     ).permute(0, 3, 1, 2)
-    if folded is None:
+    if not folded:
         y = F.relu_(norm(y) + shortcut)
     if window is None:
         return y

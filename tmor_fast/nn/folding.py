@@ -33,14 +33,18 @@ class FoldedNorm:
         return (self.shift if bias is None else bias * self.scale + self.shift).to(dtype)
 
 
-def folded_norm(norm: nn.Module) -> FoldedNorm | None:
-    """What stands for `norm` in this call; None where the norm itself must run.
+def fold(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, bool]:
+    """A product's weight (C, ...) and bias (C,) with the norm after it inside, and whether it is.
 
-    That is in training, where gradients are recorded, with hooks, without statistics, or for another kind of norm.
+    The norm must run itself, and both come back as they are, in training, where gradients are recorded, with hooks,
+    without statistics, or where it is another kind of norm.
     """
     if not isinstance(norm, _BatchNorm) or norm.training or torch.is_grad_enabled() or has_hooks(norm):
-        return None
-    return fixed_norm(norm)
+        return weight, bias, False
+    fixed = fixed_norm(norm)
+    if fixed is None:
+        return weight, bias, False
+    return fixed.weight(weight), fixed.bias(bias, weight.dtype), True
 
 
 def fixed_norm(norm: _BatchNorm) -> FoldedNorm | None:
@@ -64,17 +68,17 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))` of channels-last x (B, C, T, V), the norm folded where it can be."""
+    """`norm(conv(x))` of channels-last x (B, C, T, V), the norm folded where nobody listens to either."""
     stride = conv.stride
     if conv.kernel_size == (1, 1) and conv.padding == (0, 0) and stride[0] > 1:
         # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on small channels-last input
         # (torch 2.13, two threads); dropping the frames first is the same map.
         x = x[:, :, :: stride[0]].contiguous(memory_format=torch.channels_last)
         stride = (1, stride[1])
-    weight, bias = conv.weight, conv.bias
-    folded = folded_norm(norm)
-    if folded is not None:
-        weight, bias = folded.weight(weight), folded.bias(bias, weight.dtype)
+    elif has_hooks(conv):
+        heard: Tensor = norm(conv(x))
+        return heard
+    weight, bias, folded = fold(norm, conv.weight, conv.bias)
     y = F.conv2d(x, weight, bias, stride, conv.padding, conv.dilation, conv.groups)
     out: Tensor = y if folded else norm(y)
     return out

@@ -165,7 +165,7 @@ class UNIK(nn.Module):
         everyone = torch.full((n, persons), 1 / persons, dtype=self.data_bn.weight.dtype, device=joints.device)
         if self.config.person_average == "all":
             return everyone
-        present = (joints != 0).flatten(1, 3).any(1).to(everyone.dtype)
+        present = _present(joints).to(everyone.dtype)
         count = present.sum(1, keepdim=True)
         # A clip without any person keeps the released average, so that it has a finite feature.
         return torch.where(count > 0, present / count.clamp(min=1), everyone)
@@ -186,6 +186,11 @@ class UNIK(nn.Module):
             raise ValueError(f"joints need at least one clip and one frame; got shape {tuple(joints.shape)}")
         if not joints.is_floating_point():
             raise TypeError(f"joints must be floating point, e.g. joints.float(); got {joints.dtype}")
+
+
+def _present(joints: Tensor) -> Tensor:
+    """Which slots (N, M) of joints (N, C, T, V, M) hold a person: not all zeros."""
+    return (joints != 0).flatten(1, 3).any(1)
 
 
 def _distinct_persons(joints: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -209,7 +214,7 @@ def _distinct_persons(joints: Tensor) -> tuple[Tensor, Tensor] | tuple[None, Non
     # The gradient of an empty person's joints is its own.
     if joints.requires_grad and torch.is_grad_enabled():
         return None, None
-    empty = ~(joints != 0).flatten(1, 3).any(1)
+    empty = ~_present(joints)
     own = torch.arange(n * persons, device=joints.device).view(n, persons)
     # An empty slot stands for the empty ones of the same slot: the input norm differs from slot to slot.
     first = torch.where(empty, own, n * persons).amin(0)

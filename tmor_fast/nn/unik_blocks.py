@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tmor_fast.nn.folding import convolve, folded_norm
+from tmor_fast.nn.folding import convolve, fold
 from tmor_fast.nn.unik_config import Initialisation
 from tmor_fast.ops.dependency_attention import dependency_attention
 
@@ -111,11 +111,8 @@ class SpatialUnit(nn.Module):
         """Map (B, Cin, T, V) to (B, Cout, T, V)."""
         if self.tau > 1:
             x = unfold_frames(x, self.tau)
-        value_weight: Tensor = self.value_weight
-        value_bias = self.value_bias.sum(0)
-        folded = folded_norm(self.norm)
-        if folded is not None:
-            value_weight, value_bias = folded.weight(value_weight), folded.bias(value_bias, value_bias.dtype)
+        value_weight, value_bias, folded = fold(self.norm, self.value_weight, self.value_bias.sum(0))
+        assert value_bias is not None
         shortcut = x if self.shortcut is None else self.shortcut(x)
         y = dependency_attention(
             x.permute(0, 2, 3, 1),
@@ -127,9 +124,9 @@ class SpatialUnit(nn.Module):
             num_heads=self.heads,
             # With the norm inside the value weights, the op ends with the shortcut and the ReLU.
             shortcut=shortcut.permute(0, 2, 3, 1) if folded else None,
-            relu=folded is not None,
+            relu=folded,
         ).permute(0, 3, 1, 2)
-        if folded is None:
+        if not folded:
             y = F.relu_(self.norm(y).add_(shortcut))
         return y if self.window_conv is None else self._one_frame(y)
 
@@ -138,10 +135,7 @@ class SpatialUnit(nn.Module):
         conv, norm = self.window_conv, self.window_norm
         assert conv is not None
         assert norm is not None
-        weight, bias = conv.weight, conv.bias
-        folded = folded_norm(norm)
-        if folded is not None:
-            weight, bias = folded.weight(weight), folded.bias(bias, weight.dtype)
+        weight, bias, folded = fold(norm, conv.weight, conv.bias)
         # Joints of tau frames lie V apart: a (1, tau) convolution with dilation V over them, four-dimensional.
         z = F.conv2d(y, weight[..., 0], bias, dilation=(1, self.joints))
         out: Tensor = z if folded else norm(z)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tmor_fast.build import build_config, compiled, extension
+from tmor_fast.build import compiled, extension, multiplies_bfloat16
 from tmor_fast.ops.launch import Launch, dtype_code
 
 NAME = "dependency_attention"
@@ -20,7 +20,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WEIGHTS = ("query_key_weight", "query_key_bias", "dependency", "value_weight")
 # Asked once: torch.compile cannot trace through a call of the compiled module.
 _MISSING = compiled(NAME, "cpu")
-_NATIVE_BFLOAT16 = "avx512_bf16" in build_config()["isa_supported"]
+_NATIVE_BFLOAT16 = multiplies_bfloat16()
 
 
 def unavailable(x: Tensor) -> str | None:
