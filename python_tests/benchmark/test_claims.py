@@ -12,19 +12,14 @@ import pytest
 import torch
 
 from tmor_fast.benchmark import Settings
-from tmor_fast.benchmark.case import find_claims
+from tmor_fast.benchmark.case import find_claims, load_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the repository's benchmarks are not beside the tests")
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"claim_under_test_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(FOLDER / f"{name}.py")
 
 
 def settled(module: ModuleType, **options: str) -> Settings:
@@ -33,7 +28,7 @@ def settled(module: ModuleType, **options: str) -> Settings:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("name", ["dbscan", "infonce", "unik"])
+@pytest.mark.parametrize("name", ["dbscan", "infonce", "infonce_step", "unik"])
 def test_every_case_has_ours_a_peer_and_one_headline(name: str, quick: bool, device: str) -> None:
     module = load(name)
     settings = module.CLAIM.settle(Settings(quick=quick, device=device))
@@ -47,8 +42,8 @@ def test_every_case_has_ours_a_peer_and_one_headline(name: str, quick: bool, dev
 
 
 def test_only_claims_are_found() -> None:
-    assert {"dbscan", "infonce", "unik"} <= set(find_claims(FOLDER))
-    assert not {"run", "overview", "real_data"} & set(find_claims(FOLDER))
+    assert {"dbscan", "infonce", "infonce_step", "unik"} <= set(find_claims(FOLDER))
+    assert not {"run", "overview", "real_data", "infonce_data"} & set(find_claims(FOLDER))
 
 
 def test_unknown_options_are_refused() -> None:
@@ -203,10 +198,11 @@ def test_a_bank_of_16_bits_is_checked_against_float64() -> None:
 
 
 def test_logits_that_do_not_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load("infonce")
+    module = load("infonce_data")
     monkeypatch.setattr(module, "available_memory", lambda: 1 << 30)
-    assert module._fits(65_536, settled(module)) is None
-    assert "GiB are available" in module._fits(1_000_000, settled(module))
+    assert module.too_large(65_536, Settings()) is None
+    assert "GiB are available" in module.too_large(1_000_000, Settings())
+    assert module.too_large(1_000_000, Settings(device="cuda")) is None
 
 
 @pytest.mark.parametrize(
@@ -218,6 +214,37 @@ def test_other_libraries_run_their_losses(library: str, function: str) -> None:
     output = getattr(module, function)(600, settled(module))()
     assert torch.isfinite(output["gradient"]).all()
     assert output["gradient"].abs().max() > 0
+
+
+# ---- One T-MOR step
+
+
+@pytest.mark.parametrize("form", ["_step", "_objective"])
+def test_a_step_has_the_losses_and_gradients_of_the_reference(form: str) -> None:
+    module = load("infonce_step")
+    settings, call = settled(module), getattr(module, form)
+    outputs = {"tmor_fast, tiled": call(700, settings, "tiled")(), "logits, eager": call(700, settings, "reference")()}
+    assert all(bool(value.any()) for value in outputs["logits, eager"].values())
+    facts = module._step_check(outputs, settings)
+    assert all("wrong" not in found and float(found["from eager"]) < 1e-4 for found in facts.values())
+    broken = {**outputs["tmor_fast, tiled"], "gradient": outputs["tmor_fast, tiled"]["gradient"] * 1.01}
+    facts = module._step_check({**outputs, "tmor_fast, tiled": broken}, settings)
+    assert "wrong" in facts["tmor_fast, tiled"]
+    assert "wrong" not in facts["logits, eager"]
+
+
+def test_which_forms_of_a_step_are_measured() -> None:
+    module = load("infonce_step")
+
+    def kinds(quick: bool = False, **options: str) -> list[Any]:
+        settings = module.CLAIM.settle(Settings(quick=quick, options=options))
+        return [case.sizes["kind"] for case in module.CLAIM.cases(settings)]
+
+    assert kinds() == ["mm + mv + mt", "objective"]
+    assert kinds(quick=True) == kinds(work="losses") == ["mm + mv + mt"]
+    assert kinds(quick=True, work="objective") == ["objective"]
+    with pytest.raises(ValueError, match="accepted: losses, objective"):
+        kinds(work="sleep")
 
 
 # ---- UNIK

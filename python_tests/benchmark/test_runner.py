@@ -152,6 +152,18 @@ def test_claims_are_found_without_running_any_file(tmp_path: Path) -> None:
     assert list(find_claims(tmp_path)) == ["a"]
 
 
+def test_a_claim_may_import_files_of_its_folder(claim_folder: Make, tmp_path: Path) -> None:
+    folder = claim_folder(CHECKED.replace("working()", "working(AMOUNT)"))
+    claim = folder / "sums.py"
+    claim.write_text(f"from amount_of_the_sums import AMOUNT\n{claim.read_text()}")
+    (folder / "amount_of_the_sums.py").write_text("AMOUNT = 30\n")
+    assert list(find_claims(folder)) == ["sums"]
+    before = list(sys.path)
+    record = measured(folder, tmp_path / "r.json")
+    assert cases(record)["checked"]["check"] == {"mine": {"wrong": f"value {sum(range(30))}"}}
+    assert sys.path == before
+
+
 def test_the_command_holds_no_folder_of_this_machine() -> None:
     typed = ["/home/me/benchmarks/run.py", "--out", "/home/me/r.json", "--set", "a.b=c d"]
     assert command_line(typed) == "run.py --out r.json --set 'a.b=c d'"

@@ -1,16 +1,18 @@
-"""Small stores that the training tests share."""
+"""Small stores and runs that the training tests share."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-# For `limits`, which several tests of this folder import.
+# For `limits` and `resuming`, which several tests of this folder import.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
+from resuming import StoppedError, at_step, run, stop
 
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.prepare import prepare
@@ -18,6 +20,7 @@ from tmor_fast.data.store import ClipStore
 from tmor_fast.data.synthetic import write_synthetic_store
 from tmor_fast.nn.objective import TeacherFeatures
 from tmor_fast.training.datasets import PretrainData
+from tmor_fast.training.pretrain import PretrainModule
 
 ACTIONS = ("wave the left hand", "squat", "walk", "clap")
 
@@ -49,3 +52,27 @@ def twenty(packed: PackedClips) -> PretrainData:
     video = torch.randn(4, 12, generator=draw)[chosen.label] + 0.2 * torch.randn(20, 12, generator=draw)
     text = torch.randn(4, 10, generator=draw)
     return PretrainData(chosen, TeacherFeatures(video, text, chosen.label.clone()), list(chosen.label_names))
+
+
+@pytest.fixture(scope="session")
+def unbroken(twenty: PretrainData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `resuming.CONFIG` that interrupted ones are compared with."""
+    out = tmp_path_factory.mktemp("unbroken")
+    run(twenty, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def stopped_once(twenty: PretrainData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainModule, "on_train_batch_start", at_step(1, 7, stop))
+        with pytest.raises(StoppedError):
+            run(twenty, out)
+    return out
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A run that was stopped in the second epoch of stage 1, behind checkpoints at the end of epoch 0 and at step 6."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "run"))

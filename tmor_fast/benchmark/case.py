@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -158,18 +160,42 @@ def find_claims(folder: Path) -> dict[str, Path]:
     return found
 
 
-def load_claim(path: Path) -> Claim:
-    """The `CLAIM` of a claim file, which is run.
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let the files of `folder` be imported by name; an installed library of the same name comes first."""
+    place = str(folder.resolve())
+    added = place not in sys.path
+    if added:
+        sys.path.append(place)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(place)
+
+
+def load_file(path: Path) -> ModuleType:
+    """A Python file of the claims' folder, run anew. At its top it may import other files of its folder by name.
 
     Raises:
-        ValueError: the file has none.
+        ValueError: it is no Python file.
     """
     spec = importlib.util.spec_from_file_location(f"tmor_claim_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"{path} is no Python file")
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    claim = getattr(module, "CLAIM", None)
+    module = importlib.util.module_from_spec(spec)
+    with _importable(path.parent):
+        spec.loader.exec_module(module)
+    return module
+
+
+def load_claim(path: Path) -> Claim:
+    """The `CLAIM` of a claim file, which is run; see `load_file`.
+
+    Raises:
+        ValueError: the file has none.
+    """
+    claim = getattr(load_file(path), "CLAIM", None)
     if not isinstance(claim, Claim):
         raise ValueError(f"{path} declares no CLAIM of type tmor_fast.benchmark.Claim")
     return claim
