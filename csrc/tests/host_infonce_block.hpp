@@ -197,8 +197,9 @@ class HostBlock {
     return round_to<Number>(first) | static_cast<uint32_t>(round_to<Number>(second)) << 16;
   }
 
-  // As inexact as the device's may be.
+  // As inexact as the device's may be; of 0 it is 1, as the manual's section on ex2 says.
   static float exp2(float x) {
+    if (x == 0.0F) return 1.0F;
     const double exact = std::exp2(static_cast<double>(x)) * (1.0 + 1.5e-7);
     return exact < 1.17549435e-38 ? 0.0F : static_cast<float>(exact);
   }

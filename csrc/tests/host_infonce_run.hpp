@@ -1,8 +1,10 @@
 // A CUDA call of cluster_infonce played by the host; for test_infonce_cuda.cpp.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "cluster_infonce/cuda_forward.hpp"
@@ -21,10 +23,34 @@ struct HostOptions {
   Limits limits{4, 101376, 102400};
   int64_t splits = 0;  // 0: as the plan has it
   int terms = 3;
+  bool backwards = false;  // blocks run from the last to the first: none may count on another, nor write its results
 };
 
 struct HostResult {
   std::vector<float> loss, gradient, own, statistics, key_gradient;
+};
+
+// An array of results, NaN until it is written, and numbers behind it that nobody may touch.
+class Guarded {
+ public:
+  Guarded(std::vector<float>* values, int64_t size) : values_(*values), size_(at(size)) {
+    values_.assign(size_, std::nanf(""));
+    values_.resize(size_ + kGuards, kGuard);
+  }
+  // Checks them and takes them away.
+  void finish() {
+    const auto end = values_.begin() + static_cast<std::ptrdiff_t>(size_);
+    if (std::any_of(end, values_.end(), [](float value) { return value != kGuard; })) {
+      throw std::logic_error("results are written behind their end");
+    }
+    values_.resize(size_);
+  }
+
+ private:
+  static constexpr size_t kGuards = 64 * 768;  // rows of a block, at most
+  static constexpr float kGuard = -77.0F;
+  std::vector<float>& values_;
+  size_t size_;
 };
 
 class HostRun {
@@ -50,11 +76,10 @@ class HostRun {
 
   HostResult forward(bool gradient) {
     HostResult result;
-    const float missing = std::nanf("");
-    result.loss.assign(at(case_.batch), missing);
-    result.own.assign(at(case_.batch), missing);
-    result.statistics.assign(at(4 * case_.batch), missing);
-    result.gradient.assign(at(case_.batch * case_.dimensions), missing);
+    Guarded guarded[] = {{&result.loss, case_.batch},
+                         {&result.own, case_.batch},
+                         {&result.statistics, 4 * case_.batch},
+                         {&result.gradient, case_.batch * case_.dimensions}};
     ForwardPlan plan =
         plan_forward(options_.dtype, case_.batch, case_.bank, case_.dimensions, gradient, options_.limits);
     if (options_.splits != 0) plan.splits = options_.splits;
@@ -68,11 +93,12 @@ class HostRun {
     run_blocks(task, plan);
     auto shared = std::make_unique<MergeShared>();
     const MergeTask merge = merge_task(task, memory, gradient, &result);
-    for (int64_t i = 0; i < case_.batch; ++i) {
+    for_blocks(case_.batch, [&](int64_t i) {
       std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(MergeShared));
       HostBlock<kMergeThreads> block(kMergeThreads, 16, static_cast<unsigned>(i));
       Merge<HostBlock<kMergeThreads>>(block, merge, *shared).run(i);
-    }
+    });
+    for (Guarded& values : guarded) values.finish();
     return result;
   }
 
@@ -82,7 +108,7 @@ class HostRun {
     for (int64_t i = 0; i < case_.batch; ++i) {
       make_numbers(upstream.data(), result->statistics.data(), temperature_, case_.batch, i, numbers.data());
     }
-    result->key_gradient.assign(at(case_.bank * case_.dimensions), std::nanf(""));
+    Guarded guarded(&result->key_gradient, case_.bank * case_.dimensions);
     KeysTask task;
     task.keys = key_rows();
     task.queries.values = reinterpret_cast<const unsigned char*>(case_.query.data());
@@ -98,14 +124,15 @@ class HostRun {
     task.terms = options_.terms;
     task.key_gradient = result->key_gradient.data();
     task.ring = plan.ring.ring;
-    for (int64_t group = 0; group < plan.groups; ++group) {
-      for (int part = 0; part < plan.parts; ++part) {
-        auto shared = std::make_unique<KeysShared>();
-        std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(KeysShared));
-        HostBlock<kMaxThreads> block(32 * task.ring.warps, plan.ring.bytes, static_cast<unsigned>(group));
-        KeyGradient<HostBlock<kMaxThreads>, FloatProducts>(block, task, task.ring, *shared).run(group, part);
-      }
-    }
+    for_blocks(plan.groups * plan.parts, [&](int64_t index) {
+      const int64_t group = index / plan.parts;
+      auto shared = std::make_unique<KeysShared>();
+      std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(KeysShared));
+      HostBlock<kMaxThreads> block(32 * task.ring.warps, plan.ring.bytes, static_cast<unsigned>(group));
+      KeyGradient<HostBlock<kMaxThreads>, FloatProducts>(block, task, task.ring, *shared)
+          .run(group, static_cast<int>(index % plan.parts));
+    });
+    guarded.finish();
   }
 
  private:
@@ -186,21 +213,25 @@ class HostRun {
 
   void run_blocks(const ForwardTask& task, const ForwardPlan& plan) const {
     const bool narrow = case_.dimensions <= 128;
-    for (int64_t group = 0; group < plan.groups; ++group) {
-      for (int64_t split = 0; split < plan.splits; ++split) {
-        for (int part = 0; part < plan.parts; ++part) {
-          if (options_.dtype == DType::float32) {
-            run_block<FloatProducts>(task, plan, group, split, part);
-          } else if (options_.dtype == DType::float16) {
-            narrow ? run_block<NarrowProducts<Float16>>(task, plan, group, split, part)
-                   : run_block<WideProducts<Float16>>(task, plan, group, split, part);
-          } else {
-            narrow ? run_block<NarrowProducts<BFloat16>>(task, plan, group, split, part)
-                   : run_block<WideProducts<BFloat16>>(task, plan, group, split, part);
-          }
-        }
+    for_blocks(plan.groups * plan.splits * plan.parts, [&](int64_t index) {
+      const int64_t group = index / plan.parts / plan.splits;
+      const int64_t split = index / plan.parts % plan.splits;
+      const int part = static_cast<int>(index % plan.parts);
+      if (options_.dtype == DType::float32) {
+        run_block<FloatProducts>(task, plan, group, split, part);
+      } else if (options_.dtype == DType::float16) {
+        narrow ? run_block<NarrowProducts<Float16>>(task, plan, group, split, part)
+               : run_block<WideProducts<Float16>>(task, plan, group, split, part);
+      } else {
+        narrow ? run_block<NarrowProducts<BFloat16>>(task, plan, group, split, part)
+               : run_block<WideProducts<BFloat16>>(task, plan, group, split, part);
       }
-    }
+    });
+  }
+
+  template <typename Run>
+  void for_blocks(int64_t count, const Run& run) const {
+    for (int64_t i = 0; i < count; ++i) run(options_.backwards ? count - 1 - i : i);
   }
 
   const Case& case_;

@@ -66,16 +66,22 @@ void check(Case c, const HostOptions& options) {
   require(std::equal(ours.loss.begin(), ours.loss.end(), plain.loss.begin(),
                      [](float a, float b) { return std::abs(a - b) <= 1e-5F * (1.0F + std::abs(b)); }),
           name + ": the loss depends on whether a gradient is asked for");
-  const HostResult again = run.forward(true);
+  HostOptions turned = options;
+  turned.backwards = true;
+  HostRun backwards(c, turned);
+  const HostResult again = backwards.forward(true);
   require(ours.loss == again.loss && ours.gradient == again.gradient && ours.statistics == again.statistics,
-          name + ": not the same bits every time");
+          name + ": not the same bits every time, whatever the order of blocks");
 
   double longest = 0.0;
   for (int64_t i = 0; i < c.batch; ++i) {
     const float* query = &c.query[at(i * c.dimensions)];
     longest = std::max(longest, std::sqrt(dot(query, query, c.dimensions)));
   }
-  const double logit = longest / c.temperature + 3.0;
+  double logit = longest / c.temperature + 3.0;
+  for (const float weight : c.key_log_weight) {
+    logit = std::max(logit, longest / c.temperature + std::abs(static_cast<double>(weight)));
+  }
   const double allowed = 1e-6 * logit;
   const double rounding = options.dtype == DType::bfloat16 ? 0x1p-8 : options.dtype == DType::float16 ? 0x1p-11 : 0.0;
   double terms = 0.0;
@@ -84,7 +90,7 @@ void check(Case c, const HostOptions& options) {
     upstream.push_back(upstream_of(i));
     terms += static_cast<double>(upstream_of(i)) * longest;
   }
-  run.key_gradient(upstream, &ours);
+  backwards.key_gradient(upstream, &ours);
   const double coarse = options.terms == 3 ? allowed : 2e-3 * logit;
   const double errors[] = {error(widened(ours.loss), exact.loss, logit),
                            error(widened(ours.gradient), exact.query_gradient, 1.0 / c.temperature),
@@ -141,7 +147,7 @@ void test_plans() {
     for (const DType dtype : {DType::float32, DType::bfloat16}) {
       for (int64_t dimensions = 1; dimensions <= kMostDimensions; dimensions += 13) {
         for (const int64_t batch : {1, 64, 65, 4096}) {
-          for (const int64_t bank : {1, 65536, 1 << 20}) {
+          for (const int64_t bank : {1, 65536, 1 << 20, 1 << 28}) {
             const ForwardPlan plan = plan_forward(dtype, batch, bank, dimensions, true, limits);
             const Ring& ring = plan.ring.ring;
             const int64_t bytes = plan.ring.bytes + kFixedBytes<ForwardShared>;
@@ -150,6 +156,7 @@ void test_plans() {
             require(ring.stages >= 2 && ring.stages <= kMostStages && ring.warps >= 1 && ring.warps <= 4, "ring");
             require(plan.groups * ring.rows >= batch && plan.parts * ring.width >= dimensions, "all is covered");
             require(plan.splits >= 1 && plan.splits <= kMostSplits && (plan.splits - 1) * 512 < bank, "splits");
+            require(plan.splits << 17 >= bank || plan.splits == kMostSplits, "a split too long for a float32 sum");
             require(plan_keys(batch, bank, dimensions, limits).ring.bytes > 0, "key gradient");
           }
         }
@@ -299,6 +306,111 @@ void test_odd_queries() {
   }
 }
 
+// More splits than the merge has threads, the last of them empty; maxima that rise from one to the next.
+void test_many_splits() {
+  Random random(12);
+  Case c = make_case(&random, 3, 32 * kMergeThreads + 1000, 4, 3);
+  for (size_t k = 0; k < c.keys.size(); ++k) c.keys[k] *= static_cast<float>(k) / static_cast<float>(c.keys.size());
+  c.temperature = 0.1;
+  HostOptions options;
+  options.splits = kMostSplits;
+  for (const Form form : {Form::sum, Form::supcon}) {
+    c.form = form;
+    check(c, options);
+  }
+  // Rising by more than float64 holds.
+  c.key_log_weight.clear();
+  for (int64_t j = 0; j < c.bank; ++j) {
+    c.key_log_weight.push_back(2000.0F * static_cast<float>(j) / static_cast<float>(c.bank));
+  }
+  check(c, options);
+}
+
+// As many pairs of A in a warp's tile as its list holds, and one more or less.
+void test_list_of_pairs() {
+  Random random(13);
+  for (const int64_t pairs : {kListed - 1, kListed, kListed + 1}) {
+    for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+      for (const Form form : {Form::sum, Form::supcon}) {
+        Case c = make_case(&random, 16, 32, 24, 1);
+        c.form = form;
+        c.temperature = 0.1;
+        for (int64_t j = 0; j < c.bank; ++j) {
+          c.key_id[at(j)] = -1 - j;
+          c.key_cluster[at(j)] = j < 31 ? j % 14 : pairs < kListed ? -1 : 14;
+        }
+        for (int64_t i = 0; i < c.batch; ++i) {
+          c.query_id[at(i)] = i;
+          c.query_cluster[at(i)] = i < 15 ? i : pairs <= kListed ? -1 : 14;  // two queries share the last key
+        }
+        int64_t found = 0;
+        for (int64_t i = 0; i < c.batch; ++i) {
+          for (int64_t j = 0; j < c.bank; ++j) found += pair_of(c, i, j) == Pair::positive ? 1 : 0;
+        }
+        require(found == pairs, "pairs of A");
+        HostOptions options;
+        options.dtype = dtype;
+        check(c, options);
+      }
+    }
+  }
+}
+
+// Logits that weights move out of what a float32 exponential can hold, and a batch that does not fill its last tile.
+void test_large_weights() {
+  Random random(14);
+  for (const float weight : {-200.0F, 200.0F}) {
+    for (const bool listed : {false, true}) {
+      Case c = make_case(&random, 37, 70, 12, 3);
+      c.key_log_weight.assign(at(c.bank), weight);
+      c.temperature = 1.0;
+      if (listed) list_positives(&random, &c);
+      check(c, HostOptions());
+    }
+  }
+}
+
+// Sixty thousand terms that a plain float32 sum would round the same way every time.
+void test_long_sum() {
+  Random random(15);
+  Case c = make_case(&random, 1, 1 << 16, 1, 0);
+  c.positive = {1.0F};
+  c.query = {1.0F};
+  c.key_log_weight.clear();
+  c.query_caption.clear();
+  c.key_caption.clear();
+  std::fill(c.key_id.begin(), c.key_id.end(), c.query_id[0] + 1);
+  for (size_t j = 0; j < c.keys.size(); ++j) c.keys[j] = j % 32 == 0 ? 1.0F : 0.7F;
+  c.temperature = 1.0;
+  HostOptions options;
+  options.splits = 1;
+  const double exact = define(c).loss[0];
+  const double found = static_cast<double>(HostRun(c, options).forward(false).loss[0]);
+  require(std::abs(found - exact) <= 1.5e-6, "a long sum is off by " + std::to_string(std::abs(found - exact)));
+}
+
+// Weights that float16 would hold with five bits, were they not relative to 2^15.
+void test_small_weights() {
+  Random random(16);
+  Case c = make_case(&random, 1, 64, 2, 0);
+  c.key_stride = 2;
+  c.keys.assign(at(2 * c.bank), 0.0F);
+  c.keys[0] = 1.0F;
+  for (int64_t j = 1; j < c.bank; ++j) c.keys[at(2 * j + 1)] = 1.0F;
+  c.query = {1.0F, 0.0F};
+  c.positive = c.query;
+  c.key_log_weight.clear();
+  c.query_caption.clear();
+  c.key_caption.clear();
+  std::fill(c.key_id.begin(), c.key_id.end(), c.query_id[0] + 1);
+  c.temperature = 1.0 / std::log(0x1p24 / 16.45);
+  HostOptions options;
+  options.dtype = DType::float16;
+  const double exact = define(c).query_gradient[1];
+  const double found = static_cast<double>(HostRun(c, options).forward(true).gradient[1]);
+  require(std::abs(found - exact) <= 0x1p-10 * exact, "small weights: " + std::to_string(found / exact));
+}
+
 // A number that is not finite must not vanish.
 void test_not_finite() {
   Random random(10);
@@ -316,6 +428,8 @@ void test_not_finite() {
       HostOptions options;
       const HostResult found = HostRun(c, options).forward(true);
       require(!std::isfinite(found.loss[0]) || !std::isfinite(found.gradient[0]), "NaN and inf are seen");
+      // And in the loss itself, which would otherwise look like 0; a negative's logit of -inf may vanish there.
+      require((values == &c.keys && odd == odd) || !std::isfinite(found.loss[0]), "the loss is not finite either");
       (*values)[5] = before;
     }
   }
@@ -333,6 +447,11 @@ int main() {
   test_not_finite();
   test_wide();
   test_losses();
+  test_many_splits();
+  test_list_of_pairs();
+  test_large_weights();
+  test_long_sum();
+  test_small_weights();
   std::puts("the CUDA tile loop of cluster_infonce agrees with its definition");
   return 0;
 }
