@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # Rows shorter than this have no direction worth keeping: dividing by them would only amplify rounding noise.
 _SHORTEST = 1e-12
@@ -21,13 +24,34 @@ def l2_normalize(rows: Tensor) -> Tensor:
     Returns:
         (..., d), float32 or wider.
     """
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    # Scaling by the largest entry first keeps squares in range; the direction does not depend on the scale.
-    largest = rows.detach().abs().amax(dim=-1, keepdim=True)
-    is_zero = largest < _SHORTEST
-    scaled = rows / torch.where(is_zero, 1.0, largest)
-    squares = scaled.square().sum(dim=-1, keepdim=True)
-    return scaled * torch.where(is_zero, 1.0, squares).rsqrt()
+    unit: Tensor = _Normalised.apply(rows.to(torch.promote_types(rows.dtype, torch.float32)))[0]
+    return unit
+
+
+class _Normalised(torch.autograd.Function):
+    """Rows over their length, and 1 / length: over a bank of a whole data set each pass over memory counts."""
+
+    @staticmethod
+    def forward(rows: Tensor) -> tuple[Tensor, Tensor]:
+        # Scaling by the largest entry first keeps squares in range; the direction does not depend on the scale.
+        largest = torch.linalg.vector_norm(rows, torch.inf, dim=-1, keepdim=True)
+        is_zero = largest < _SHORTEST
+        largest = torch.where(is_zero, 1.0, largest)
+        unit = rows / largest
+        length = torch.where(is_zero, 1.0, torch.linalg.vector_norm(unit, dim=-1, keepdim=True))
+        return unit.div_(length), 1 / length / largest
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:
+        unit, inverse = ctx.saved_tensors
+        along = (unit * grad).sum(-1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse)
 
 
 class ProjectionHead(nn.Module):
