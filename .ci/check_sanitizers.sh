@@ -24,9 +24,9 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
   cat "$build/log"
   exit 1
 }
-tests="test_cpu test_dbscan_bounds test_infonce test_attention test_infonce_cuda test_cuda_tile_loop test_attention_tile_loop"
-# shellcheck disable=SC2086
-cmake --build "$build" --target $tests --parallel
+tests="test_cpu test_dbscan_bounds test_infonce test_attention test_batch_norm_relu test_infonce_cuda test_cuda_tile_loop
+  test_attention_tile_loop test_attention_statistics"
+cmake --build "$build" --target kernel_tests --parallel "$(getconf _NPROCESSORS_ONLN)"
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"
 # All at once, for they take minutes; then what each said.
@@ -35,7 +35,7 @@ for test in $tests; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \
     LSAN_OPTIONS=suppressions="$build/suppressions":print_suppressions=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    "$build/$test" >"$build/$test.log" 2>&1 &
+    bash -c "time $build/$test" >"$build/$test.log" 2>&1 &
   running="$running $!"
 done
 failed=0

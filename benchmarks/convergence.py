@@ -35,18 +35,19 @@ from tmor_fast.evaluation.saving import save_json
 from tmor_fast.ops import registry
 from tmor_fast.training import FinetuneConfig, PretrainConfig, ProbeConfig, finetune, load_config, pretrain, probe
 
-OPS = ("cluster_infonce", "dependency_attention")
+# The ops that go together: UNIK's norm takes the statistics that its attention finds.
+OPS = {"cluster_infonce": ("cluster_infonce",), "dependency_attention": ("dependency_attention", "batch_norm_relu")}
 # Backend, and the factor on the learning rate.
 FORMS = {"reference": ("reference", 1.0), "nudged": ("reference", 1 + 1e-6), "kernel": ("auto", 1.0)}
 
 
 @contextmanager
-def only_reference(op: str) -> Iterator[None]:
-    """Let "auto" of one op take its reference."""
+def only_reference(ops: tuple[str, ...]) -> Iterator[None]:
+    """Let "auto" of some ops take their reference."""
     choose = registry.choose
 
     def chosen(name: str, backend: str, candidates: Mapping[str, registry.Check]) -> str:
-        return choose(name, "reference" if (name, backend) == (op, "auto") else backend, candidates)
+        return choose(name, "reference" if name in ops and backend == "auto" else backend, candidates)
 
     with mock.patch.object(registry, "choose", chosen):
         yield
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         curves = {}
         for form, (backend, factor) in FORMS.items():
             folder, started = arguments.out / f"{arguments.op}_{form}_{seed}", time.perf_counter()
-            with only_reference(arguments.op) if backend == "reference" else nullcontext():
+            with only_reference(OPS[arguments.op]) if backend == "reference" else nullcontext():
                 accuracy = train(folder, arguments, seed, factor)
             curves[form] = losses(folder)
             row[form] = {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "batch_norm_relu/params.hpp"
 #include "build_info.hpp"
 #include "cluster_infonce/params.hpp"
 #include "common/dtype.hpp"
@@ -213,13 +214,15 @@ void fill_attention(const py::dict& given, tmor::dependency_attention::CpuParams
   params->interrupted = python_interrupted;
 }
 
-void dependency_attention_cpu(const py::dict& given, Pointer value_bias, Pointer shortcut, bool relu, Pointer z) {
+void dependency_attention_cpu(const py::dict& given, Pointer value_bias, Pointer shortcut, bool relu, Pointer z,
+                              Pointer statistics) {
   tmor::dependency_attention::CpuForwardParams params;
   fill_attention(given, &params);
   params.value_bias = as<const float>(value_bias);
   params.shortcut = as<const void>(shortcut);
   params.relu = relu;
   params.z = as<void>(z);
+  params.statistics = as<float>(statistics);
   run_interruptible<tmor::dependency_attention::CpuInterrupted>(
       [&params] { tmor::dependency_attention::forward_cpu(params); });
 }
@@ -238,6 +241,52 @@ void dependency_attention_backward_cpu(const py::dict& given, Pointer grad, Poin
   params.grad_value_bias = as<float>(grad_value_bias);
   run_interruptible<tmor::dependency_attention::CpuInterrupted>(
       [&params] { tmor::dependency_attention::backward_cpu(params); });
+}
+
+// What the forward and the backward pass of batch_norm_relu take alike.
+void fill_norm(const py::dict& given, tmor::batch_norm_relu::Params* params) {
+  params->dtype = static_cast<tmor::DType>(given["dtype"].cast<int64_t>());
+  if (params->dtype != tmor::DType::float32 && params->dtype != tmor::DType::float16 &&
+      params->dtype != tmor::DType::bfloat16) {
+    throw py::type_error("batch_norm_relu takes float32, float16 or bfloat16 on the CPU");
+  }
+  params->rows = given["rows"].cast<int64_t>();
+  params->channels = given["channels"].cast<int64_t>();
+  if (params->rows < 1 || params->channels < 1) throw py::value_error("batch_norm_relu needs a row and a channel");
+  params->x = as<const void>(given["x"].cast<Pointer>());
+  params->weight = as<const float>(given["weight"].cast<Pointer>());
+  params->eps = given["eps"].cast<double>();
+  params->threads = static_cast<int>(given["threads"].cast<int64_t>());
+  params->isa = tmor::select_isa(given["isa"].cast<std::string>());
+}
+
+void batch_norm_relu_cpu(const py::dict& given, Pointer bias, Pointer shortcut, bool relu, bool known,
+                         Pointer statistics, Pointer out) {
+  tmor::batch_norm_relu::ForwardParams params;
+  fill_norm(given, &params);
+  params.bias = as<const float>(bias);
+  params.shortcut = as<const void>(shortcut);
+  params.relu = relu;
+  params.given = known;
+  params.statistics = as<float>(statistics);
+  params.out = as<void>(out);
+  const py::gil_scoped_release release;
+  tmor::batch_norm_relu::forward_cpu(params);
+}
+
+void batch_norm_relu_backward_cpu(const py::dict& given, Pointer statistics, Pointer grad, Pointer out, Pointer grad_x,
+                                  Pointer grad_shortcut, Pointer grad_weight, Pointer grad_bias) {
+  tmor::batch_norm_relu::BackwardParams params;
+  fill_norm(given, &params);
+  params.statistics = as<const float>(statistics);
+  params.grad = as<const void>(grad);
+  params.out = as<const void>(out);
+  params.grad_x = as<void>(grad_x);
+  params.grad_shortcut = as<void>(grad_shortcut);
+  params.grad_weight = as<float>(grad_weight);
+  params.grad_bias = as<float>(grad_bias);
+  const py::gil_scoped_release release;
+  tmor::batch_norm_relu::backward_cpu(params);
 }
 
 #if defined(TMOR_HAVE_CUDA)
@@ -309,6 +358,7 @@ tmor::dependency_attention::CudaParams attention_params(const py::dict& given) {
   params.shortcut = in("shortcut");
   params.relu = integer("relu") != 0;
   params.z = out("z");
+  params.statistics = static_cast<float*>(out("statistics"));
   params.grad_z = in("grad_z");
   params.grad_x = out("grad_x");
   params.grad_dependency = out("grad_dependency");
@@ -369,6 +419,7 @@ py::dict build_info() {
   info["cuda_architectures"] = TMOR_CUDA_ARCHITECTURES;
   info["cuda_reason"] = TMOR_CUDA_REASON;
   py::dict backends;
+  backends["batch_norm_relu"] = py::make_tuple("cpu");
 #if defined(TMOR_HAVE_CUDA)
   backends["cluster_infonce"] = py::make_tuple("cpu", "cuda", "cuda_naive");
   backends["dbscan"] = py::make_tuple("cpu", "cuda", "cuda_naive");
@@ -399,10 +450,15 @@ PYBIND11_MODULE(_C, module) {
              py::arg("statistics"), py::arg("pair_key"), py::arg("pair_query"), py::arg("pair_value"), py::arg("pairs"),
              py::arg("key_gradient"));
   module.def("dependency_attention_cpu", &dependency_attention_cpu, py::arg("given"), py::arg("value_bias"),
-             py::arg("shortcut"), py::arg("relu"), py::arg("z"));
+             py::arg("shortcut"), py::arg("relu"), py::arg("z"), py::arg("statistics"));
   module.def("dependency_attention_backward_cpu", &dependency_attention_backward_cpu, py::arg("given"), py::arg("grad"),
              py::arg("x"), py::arg("query_key_weight"), py::arg("query_key_bias"), py::arg("dependency"),
              py::arg("value_weight"), py::arg("value_bias"));
+  module.def("batch_norm_relu_cpu", &batch_norm_relu_cpu, py::arg("given"), py::arg("bias"), py::arg("shortcut"),
+             py::arg("relu"), py::arg("known"), py::arg("statistics"), py::arg("out"));
+  module.def("batch_norm_relu_backward_cpu", &batch_norm_relu_backward_cpu, py::arg("given"), py::arg("statistics"),
+             py::arg("grad"), py::arg("out"), py::arg("grad_x"), py::arg("grad_shortcut"), py::arg("grad_weight"),
+             py::arg("grad_bias"));
   module.def(
       "cluster_infonce_exp2_cpu",
       [](Pointer x, Pointer result, int64_t n, const std::string& isa) {

@@ -6,7 +6,7 @@ import functools
 import importlib
 from typing import Any
 
-OPS = ("dependency_attention", "cluster_infonce", "dbscan")
+OPS = ("dependency_attention", "cluster_infonce", "dbscan", "batch_norm_relu")
 
 
 @functools.lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/merge_moments.hpp"
 #include "dependency_attention/cpu_problem.hpp"
 
 namespace tmor::dependency_attention {
@@ -19,7 +20,8 @@ struct Scratch {
               ? 0
               : problem.value_blocks.longest() * problem.joints * problem.out),
         shortcut(problem.joints * problem.out),
-        columns(2 * problem.joints) {}
+        columns(2 * problem.joints),
+        moments(3 * problem.params.channels_out) {}
 
   static int64_t longest(const Problem& problem) {
     return std::max(problem.embed_blocks.longest(), problem.value_blocks.longest()) * problem.joints;
@@ -31,6 +33,7 @@ struct Scratch {
   Floats z;
   Floats shortcut;
   Floats columns;
+  Floats moments;
 };
 
 class Forward {
@@ -42,6 +45,7 @@ class Forward {
         value_(problem_.kernel, problem_.mixed_groups(), {1, params.channels_out, problem_.out}),
         embed_bias_(problem_.padded_bias()),
         value_bias_(problem_.out),
+        moments_(params.statistics == nullptr ? 0 : params.clips * problem_.value_blocks.count, params.channels_out),
         watch_(params.interrupted) {
     std::fill_n(value_bias_.data(), problem_.out, 0.0F);
     std::copy_n(params.value_bias, params.channels_out, value_bias_.data());
@@ -55,6 +59,7 @@ class Forward {
     } else {
       block_by_block();
     }
+    if (params_.statistics != nullptr) moments_.write(params_.statistics);
   }
 
  private:
@@ -124,7 +129,7 @@ class Forward {
     problem_.embed(x, frames, embed_, embed_bias_, scratch->embedding.data(), products);
   }
 
-  void value(int64_t clip, int64_t block, const float* mixing, Scratch* scratch) const {
+  void value(int64_t clip, int64_t block, const float* mixing, Scratch* scratch) {
     const int64_t first = problem_.value_blocks.first(block);
     const int64_t frames = problem_.value_blocks.first(block + 1) - first;
     const float* x = problem_.load(params_.x, clip, first, frames, params_.channels_in, problem_.in, scratch->x.data());
@@ -139,11 +144,23 @@ class Forward {
       finish.relu = params_.relu;
       finish.shortcut_row = channels;
       if (params_.shortcut != nullptr) finish.shortcut = static_cast<const float*>(params_.shortcut) + offset;
-      value_.multiply(mixed, problem_.mixed, rows, static_cast<float*>(params_.z) + offset, channels, false, &finish);
+      float* z = static_cast<float*>(params_.z) + offset;
+      value_.multiply(mixed, problem_.mixed, rows, z, channels, false, &finish);
+      add_moments(clip, block, z, channels, rows, scratch);
       return;
     }
     value_.multiply(mixed, problem_.mixed, rows, scratch->z.data(), problem_.out, false, &finish);
+    add_moments(clip, block, scratch->z.data(), problem_.out, rows, scratch);
     finish_block(clip, first, frames, scratch);
+  }
+
+  // The statistics of a block of z, while it is in the cache.
+  void add_moments(int64_t clip, int64_t block, const float* z, int64_t row, int64_t rows, Scratch* scratch) {
+    if (params_.statistics == nullptr) return;
+    const int64_t part = clip * problem_.value_blocks.count + block;
+    moments_.set_rows(part, rows);
+    problem_.kernel.moments(z, row, rows, params_.channels_out, scratch->moments.data(), moments_.mean(part),
+                            moments_.squares(part));
   }
 
   // Shortcut and ReLU of a block that is not written in place.
@@ -167,6 +184,7 @@ class Forward {
   Panels value_;
   Floats embed_bias_;
   Floats value_bias_;
+  PartMoments moments_;
   Watch watch_;
   std::vector<Scratch> scratch_;
 };

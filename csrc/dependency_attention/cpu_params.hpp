@@ -2,7 +2,8 @@
 // tmor_fast/ops/dependency_attention.py, whose docstring has the equations.
 //
 // x is read twice and z is written once. The products of a block of frames stay in the cache of one thread, so memory
-// beyond the arguments does not grow with the clips; backward keeps the embeddings of one clip for each thread. Sums
+// beyond the arguments does not grow with the clips, but for the statistics, two float64 a channel and block of frames;
+// backward keeps the embeddings of one clip for each thread. Sums
 // are float32 (float64 over blocks where a whole column is added up), whatever the type of x.
 #pragma once
 
@@ -40,6 +41,7 @@ struct CpuForwardParams : CpuParams {
   const void* shortcut = nullptr;     // (N, T, V, Cout) or null
   bool relu = false;                  // z = relu(attention + shortcut)
   void* z = nullptr;                  // out, (N, T, V, Cout)
+  float* statistics = nullptr;  // out or null, (2, Cout): mean and biased variance of z over clips, frames, joints
 };
 
 // Gradients that are null are not computed.

@@ -9,7 +9,7 @@ template <typename Number>
 __global__ void __launch_bounds__(kThreads, kHalf<Number> ? kTileBlocks : 1)
     values_gradient_kernel(const __grid_constant__ ValuesTask<Number> task) {
   DeviceBlock block(attention_shared);
-  mix_values<true>(block, task, blockIdx.x);
+  mix_values<true, false>(block, task, blockIdx.x);
 }
 
 template <typename Number>
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, kTileBlocks)
 }  // namespace
 
 template <typename Number>
-template <bool kBackward>
+template <bool kBackward, bool kStatistics>
 void Launcher<Number>::values(const ValuesTask<Number>& task, int64_t blocks) {
   launch_tiles(values_gradient_kernel<Number>, task, task.product.memory.bytes, blocks,
                "launching dependency_attention's gradient of the values");
@@ -47,9 +47,9 @@ void Launcher<Number>::value_weight(const ValueWeightTask<Number>& task, int64_t
                "launching dependency_attention's gradient of the value weight");
 }
 
-template void Launcher<float>::values<true>(const ValuesTask<float>&, int64_t);
-template void Launcher<Float16>::values<true>(const ValuesTask<Float16>&, int64_t);
-template void Launcher<BFloat16>::values<true>(const ValuesTask<BFloat16>&, int64_t);
+template void Launcher<float>::values<true, false>(const ValuesTask<float>&, int64_t);
+template void Launcher<Float16>::values<true, false>(const ValuesTask<Float16>&, int64_t);
+template void Launcher<BFloat16>::values<true, false>(const ValuesTask<BFloat16>&, int64_t);
 template void Launcher<float>::embedding(const EmbeddingTask<float>&, int64_t);
 template void Launcher<Float16>::embedding(const EmbeddingTask<Float16>&, int64_t);
 template void Launcher<BFloat16>::embedding(const EmbeddingTask<BFloat16>&, int64_t);

@@ -77,6 +77,12 @@ class DeviceBlock : public DeviceThreads {
     }
   }
 
+  template <typename From>
+  __device__ __forceinline__ void shuffle(PerThread<float>& values, const From& from) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    values[thread] = __shfl_sync(0xffffffffU, values[thread], from(thread));
+  }
+
  private:
   unsigned char* shared_;
   uint32_t base_;

@@ -11,6 +11,7 @@
 //   load_matrices<transposed>(address(thread), target(thread))   ldmatrix.x4
 //   load_left<Number>(source(thread), pitch, target(thread))     the same of a 16 x 16 matrix in global memory
 //   multiply<Number>(sum(thread), left(thread), right(thread))   mma.m16n8k16, float32 sums
+//   shuffle(values, lane(thread))                        shfl.sync: each thread takes the value of a lane of its warp
 //   value<T>(address)                                    one number of shared memory
 //
 // Half-precision numbers go through the matrix units. float32 goes through fused multiply-adds of the general cores:
@@ -41,16 +42,7 @@ TMOR_BLOCK_CODE int fragment_column(int thread, int c) { return (thread & 3) * 2
 
 template <int I, int J, typename Block>
 TMOR_BLOCK_CODE void clear(Block& block, typename Block::template PerThread<Sums<I, J>>& sums) {
-  block.each([&](int thread) {
-    TMOR_UNROLL
-    for (int i = 0; i < I; ++i) {
-      TMOR_UNROLL
-      for (int j = 0; j < J; ++j) {
-        TMOR_UNROLL
-        for (int c = 0; c < 4; ++c) sums[thread].value[i][j][c] = 0.0F;
-      }
-    }
-  });
+  block.each([&](int thread) { sums[thread] = Sums<I, J>{}; });
 }
 
 // Where the lanes of a warp point for the four 8 x 8 matrices of a 16 x 16 left operand (m, k) and of two right ones
@@ -293,10 +285,11 @@ struct MixUnit {
 };
 
 // For each of `units` units: the 16 x (16 kPairs) sums over k of left[m][k] * (number at right + table[k], column n),
-// handed over in pairs of neighbouring columns as store(unit, second frame, m, n, low, high). All warps call.
-template <typename Number, int kPairs, typename Block, typename Of, typename Store>
+// handed over in pairs of neighbouring columns as store(unit, second frame, m, n, low, high); before that, those of
+// all threads together as gather(first unit, their units, their sums). All warps call.
+template <typename Number, int kPairs, typename Block, typename Of, typename Store, typename Gather>
 TMOR_BLOCK_CODE void mix_joints(Block& block, const Memory& memory, int units, int depth, const Of& unit_of,
-                                const Store& store) {
+                                const Store& store, const Gather& gather) {
   constexpr int kSize = static_cast<int>(sizeof(Number));
   for (int first = 0; first < units; first += kWarps) {
     typename Block::template PerThread<MixUnit<Number>> unit;
@@ -363,6 +356,7 @@ TMOR_BLOCK_CODE void mix_joints(Block& block, const Memory& memory, int units, i
         }
       });
     }
+    gather(first, unit, sums);
     block.each([&](int thread) {
       TMOR_UNROLL
       for (int frame = 0; frame < 2; ++frame) {

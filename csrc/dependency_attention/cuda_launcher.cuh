@@ -35,7 +35,8 @@ class Launcher {
   void softmax_gradient(const SoftmaxGradientTask<Number>& task, int64_t blocks);
   void merge(const MergeTask<Number>& task);
   void logits(const LogitsTask<Number>& task, int64_t blocks);
-  template <bool kBackward>
+  void statistics(const StatisticsTask<Number>& task);
+  template <bool kBackward, bool kStatistics>
   void values(const ValuesTask<Number>& task, int64_t blocks);
   void embedding(const EmbeddingTask<Number>& task, int64_t blocks);
   void value_weight(const ValueWeightTask<Number>& task, int64_t blocks);

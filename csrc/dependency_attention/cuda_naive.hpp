@@ -13,6 +13,7 @@ enum class NaiveStep : int {
   logits,           //
   softmax,          // a column w a thread
   value,            // z
+  statistics,       // of z before it is rounded, a channel a thread
   pull,             // the gradient of the mixed values
   mixing_gradient,  // of M[v, w]
   logit_gradient,   // a column w a thread
@@ -32,6 +33,8 @@ class Naive {
     const int64_t all = shape_.clips * shape_.heads * shape_.square();
     embedding_ = carver.take<double>(rows() * wide());
     attention_ = carver.take<double>(all);
+    check_statistics(params, backward);
+    if (!backward && params.statistics != nullptr) exact_ = carver.take<double>(rows() * shape_.channels_out);
     if (backward) {
       pull_ = carver.take<double>(rows() * shape_.heads * shape_.channels_in);
       mixing_gradient_ = carver.take<double>(all);
@@ -51,6 +54,7 @@ class Naive {
   void forward(const Run& run) const {
     attend(run);
     run(NaiveStep::value, rows() * shape_.channels_out);
+    if (p_.statistics != nullptr) run(NaiveStep::statistics, shape_.channels_out);
   }
 
   template <typename Run>
@@ -81,6 +85,8 @@ class Naive {
         return softmax(i);
       case NaiveStep::value:
         return value(i);
+      case NaiveStep::statistics:
+        return statistics(i);
       case NaiveStep::pull:
         return pull(i);
       case NaiveStep::mixing_gradient:
@@ -200,6 +206,21 @@ class Naive {
     }
     if (p_.shortcut != nullptr) sum += read(p_.shortcut, i);
     write(p_.z, i, p_.relu && sum < 0.0 ? 0.0 : sum);
+    if (exact_ != nullptr) exact_[i] = sum;
+  }
+
+  TMOR_BLOCK_CODE void statistics(int64_t o) const {
+    const auto count = static_cast<double>(rows());
+    double mean = 0.0;
+    for (int64_t row = 0; row < rows(); ++row) mean += exact_[row * shape_.channels_out + o];
+    mean /= count;
+    double squares = 0.0;
+    for (int64_t row = 0; row < rows(); ++row) {
+      const double step = exact_[row * shape_.channels_out + o] - mean;
+      squares += step * step;
+    }
+    p_.statistics[o] = static_cast<float>(mean);
+    p_.statistics[shape_.channels_out + o] = static_cast<float>(squares / count);
   }
 
   TMOR_BLOCK_CODE void pull(int64_t i) const {
@@ -316,6 +337,7 @@ class Naive {
   Shape shape_;
   double* embedding_ = nullptr;           // (rows, wide)
   double* attention_ = nullptr;           // (clips, heads, V, V)
+  double* exact_ = nullptr;               // (rows, Cout), z for its statistics
   double* pull_ = nullptr;                // (rows, heads Cin)
   double* mixing_gradient_ = nullptr;     // (clips, heads, V, V)
   double* logit_gradient_ = nullptr;      // (clips, heads, V, V)

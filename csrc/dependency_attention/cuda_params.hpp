@@ -30,6 +30,8 @@ struct CudaParams {
   const void* shortcut = nullptr;          // (N, T, V, Cout) added to z, or null; forward
   bool relu = false;                       // whether negative results become 0; forward
   void* z = nullptr;                       // out, (N, T, V, Cout); forward
+  float* statistics = nullptr;  // out, (2, Cout): mean and biased variance of z over clips, frames and joints; or null;
+                                // forward, N >= 1, without shortcut and relu
 
   const void* grad_z = nullptr;           // (N, T, V, Cout); backward
   void* grad_x = nullptr;                 // out or null; the tile kernels leave out what flows through the attention

@@ -38,6 +38,15 @@ inline Shape shape_of(const CudaParams& params) {
   return shape;
 }
 
+// Statistics are of what z is before anything follows it, and of at least one row.
+inline void check_statistics(const CudaParams& params, bool backward) {
+  if (params.statistics == nullptr || backward) return;
+  if (params.shortcut != nullptr || params.relu) {
+    throw std::invalid_argument("dependency_attention: statistics are of z without shortcut and relu, leave these out");
+  }
+  if (params.clips < 1) throw std::invalid_argument("dependency_attention: no statistics of no clips");
+}
+
 template <typename Number>
 class Plan {
  public:
@@ -48,6 +57,7 @@ class Plan {
         tiling_(make_tiling(shape_)),
         embedding_(make_pieces(shape_, Packing::embedding, kSlice<Number>)),
         values_(make_pieces(shape_, backward ? Packing::value_gradient : Packing::value, kSlice<Number>)) {
+    check_statistics(params, backward);
     carve();
   }
 
@@ -75,7 +85,16 @@ class Plan {
     task.shortcut = static_cast<const Number*>(params_.shortcut);
     task.relu = params_.relu;
     task.paired = is_paired(params_.z, task.channels);
-    launch.template values<false>(task, blocks());
+    if (params_.statistics == nullptr) return launch.template values<false, false>(task, blocks());
+    task.moments = moments_;
+    launch.template values<false, true>(task, blocks());
+    StatisticsTask<Number> statistics;
+    statistics.shape = shape_;
+    statistics.tiling = tiling_;
+    statistics.moments = moments_;
+    statistics.bias = task.bias;
+    statistics.out = params_.statistics;
+    launch.statistics(statistics);
   }
 
   template <typename Launcher>
@@ -91,7 +110,7 @@ class Plan {
       task.paired = is_paired(params_.grad_x, task.channels);
       task.x = rows_of_tensor(params_.x, shape_.channels_in);
       task.partial = wants_mixing ? partial_ : nullptr;
-      launch.template values<true>(task, blocks());
+      launch.template values<true, false>(task, blocks());
     }
     if (wants_mixing) finish_mixing(launch);
     if (params_.grad_value_weight != nullptr) sum_values(launch);
@@ -153,6 +172,7 @@ class Plan {
       weight_partial_ = carver.take<float>(weight_splits() * value_weights());
     } else {
       cleared_end_ = carver.used();
+      if (params_.statistics != nullptr) moments_ = carver.take<Moments>(blocks() * kWarps * shape_.channels_out);
     }
     bytes_ = carver.used();
     if (params_.workspace != nullptr && params_.workspace_bytes < bytes_) {
@@ -293,6 +313,7 @@ class Plan {
   Number* logit_gradient_ = nullptr;
   float* merged_ = nullptr;
   float* weight_partial_ = nullptr;
+  Moments* moments_ = nullptr;
   int64_t cleared_ = 0;
   int64_t cleared_end_ = 0;
   int64_t bytes_ = 0;

@@ -32,6 +32,12 @@ __global__ void __launch_bounds__(kThreads)
   take_softmax_gradient(block, task, blockIdx.x);
 }
 
+template <typename Number>
+__global__ void __launch_bounds__(kThreads) statistics_kernel(const __grid_constant__ StatisticsTask<Number> task) {
+  DeviceBlock block(attention_shared);
+  take_statistics(block, task, blockIdx.x);
+}
+
 unsigned grid_for(int64_t numbers) {
   return static_cast<unsigned>(std::clamp<int64_t>((numbers + kThreads - 1) / kThreads, 1, 1024));
 }
@@ -81,6 +87,12 @@ template <typename Number>
 void Launcher<Number>::merge(const MergeTask<Number>& task) {
   merge_kernel<Number><<<grid_for(task.size), kThreads, 0, stream_>>>(task);
   check_cuda(cudaGetLastError(), "launching dependency_attention's sums");
+}
+
+template <typename Number>
+void Launcher<Number>::statistics(const StatisticsTask<Number>& task) {
+  statistics_kernel<Number><<<checked_grid(task.blocks()), kThreads, task.kBytes, stream_>>>(task);
+  check_cuda(cudaGetLastError(), "launching dependency_attention's statistics");
 }
 
 template <typename Number>

@@ -1,8 +1,9 @@
 // The four tile programs of one block. Each runs over the tiles of one share and is the same text on either side.
 //
 //   sum_logits       theta and phi of a tile, then theta phi^T of its frames, summed over the share
-//   mix_values       a tile times the value weights of all heads, then mixed over joints: z; for the backward pass the
-//                    same of grad_z with transposed matrices: grad_x, and the gradient of the mixing matrices
+//   mix_values       a tile times the value weights of all heads, then mixed over joints: z, with or without its
+//                    statistics (cuda_statistics.hpp); for the backward pass the same of grad_z with transposed
+//                    matrices: grad_x, and the gradient of the mixing matrices
 //   mix_embedding    theta and phi of a tile again, then mixed by the gradient of the logits: grad_embedding
 //   sum_value_weight a tile of x mixed over joints, then grad_z^T times it, summed over the share: grad_value_weight
 #pragma once
@@ -10,6 +11,7 @@
 #include <cstdint>
 
 #include "dependency_attention/cuda_block.hpp"
+#include "dependency_attention/cuda_statistics.hpp"
 
 namespace tmor::dependency_attention {
 
@@ -113,6 +115,7 @@ struct ValuesTask {
   bool paired = false;               // whether two channels can be read and written at once
   Rows<Number> x;                    // backward
   float* partial = nullptr;          // (clips * splits, heads, V, V), the gradient of M[v, w]; null: not wanted
+  Moments* moments = nullptr;        // (clips * splits, kWarps, channels) of `out` without bias, forward
 };
 
 // Sum to result: bias, shortcut, ReLU, each where there is one.
@@ -145,9 +148,10 @@ TMOR_BLOCK_CODE void contract_values(Block& block, const ValuesTask<Number>& tas
                           });
 }
 
-template <typename Number, typename Block>
+template <bool kStatistics, typename Number, typename Block>
 TMOR_BLOCK_CODE void mix_piece(Block& block, const ValuesTask<Number>& task, int64_t clip, const TileRows& rows,
-                               int piece) {
+                               int piece, const PieceMoments& moments,
+                               const typename Block::template PerThread<int>& full) {
   const Shape& shape = task.shape;
   const Memory& memory = task.product.memory;
   const int chunk = task.product.pieces.chunk;
@@ -176,10 +180,13 @@ TMOR_BLOCK_CODE void mix_piece(Block& block, const ValuesTask<Number>& task, int
         low = finish_value(task, row, channel, low);
         if (inside > 1) high = finish_value(task, row, channel + 1, high);
         write_pair(task.out + row * task.channels + channel, task.paired, inside, low, high);
+      },
+      [&](int first, const auto& units, const auto& sums) {
+        if constexpr (kStatistics) join_units(block, shape, moments, first, units, sums, full);
       });
 }
 
-template <bool kBackward, typename Number, typename Block>
+template <bool kBackward, bool kStatistics, typename Number, typename Block>
 TMOR_BLOCK_CODE void mix_values(Block& block, const ValuesTask<Number>& task, int64_t index) {
   const Shape& shape = task.shape;
   const Memory& memory = task.product.memory;
@@ -192,6 +199,11 @@ TMOR_BLOCK_CODE void mix_values(Block& block, const ValuesTask<Number>& task, in
       for (int64_t i = thread; i < shape.heads * shape.square(); i += kThreads) partial[i] = 0.0F;
     });
   }
+  typename Block::template PerThread<int> full;  // rows of a tile that are the warp's
+  if constexpr (kStatistics) {
+    block.each([&](int thread) { full[thread] = rows_of_warp(shape, task.tiling.frames, warp_of(thread)); });
+  }
+  Moments* moments = kStatistics ? task.moments + index * kWarps * task.channels : nullptr;
   start_block(block, memory, shape.padded_all(), [&](int k) {
     if (k >= shape.heads * shape.joints) return -1;
     return k % shape.joints * static_cast<int>(memory.work_pitch) +
@@ -217,9 +229,12 @@ TMOR_BLOCK_CODE void mix_values(Block& block, const ValuesTask<Number>& task, in
           if constexpr (kBackward) {
             if (partial != nullptr) contract_values(block, task, rows.frames, partial);
           }
-          if (task.out != nullptr) mix_piece(block, task, share.clip, rows, piece);
+          if (task.out == nullptr) return;
+          const PieceMoments of_piece{moments, task.channels, int64_t{piece} * chunk, rows.frames, tile - share.first};
+          mix_piece<kStatistics>(block, task, share.clip, rows, piece, of_piece, full);
         });
   }
+  if constexpr (kStatistics) join_warps(block, shape, task.tiling, share, moments);
 }
 
 template <typename Number>
@@ -282,7 +297,8 @@ TMOR_BLOCK_CODE void mix_embedding(Block& block, const EmbeddingTask<Number>& ta
                 const int64_t row = rows.first - skipped + int64_t{unit.frame + second} * shape.joints + joint;
                 write_pair(task.out + row * columns + unit.column + n, shape.embedding % 2 == 0, unit.what - n, low,
                            high);
-              });
+              },
+              [](int, const auto&, const auto&) {});
         });
   }
 }
@@ -347,7 +363,8 @@ TMOR_BLOCK_CODE void mix_slice(Block& block, const ValueWeightTask<Number>& task
         const uint32_t at = memory.work + static_cast<uint32_t>(row) * memory.work_pitch +
                             static_cast<uint32_t>(unit.column + n) * sizeof(Number);
         store_pair<Number>(&block.template value<unsigned char>(at), low, high);
-      });
+      },
+      [](int, const auto&, const auto&) {});
 }
 
 template <typename Number, typename Block>

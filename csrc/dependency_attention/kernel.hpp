@@ -23,6 +23,8 @@ struct Kernel {
   void (*finish_row)(float* y, const float* x, bool relu, int64_t n);
   // sum(j) += the sum over the rows of a(r, j); `room` (n,).
   void (*add_rows)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* sum);
+  // As common/moments.hpp has it.
+  void (*moments)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* mean, double* squares);
 
   void (*from_half)(const uint16_t* from, float* to, int64_t n);
   void (*from_bfloat)(const uint16_t* from, float* to, int64_t n);

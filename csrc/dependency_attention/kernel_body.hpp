@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/half.hpp"
+#include "common/moments.hpp"
 #include "common/multiply.hpp"
 #include "dependency_attention/kernel.hpp"
 
@@ -30,9 +31,9 @@ inline void add_rows(const float* a, int64_t a_row, int64_t rows, int64_t n, flo
 
 template <typename Vector>
 Kernel kernel_of() {
-  return {Vector::kLanes,       Vector::kVectors, multiply<Vector>, multiply_finish<Vector>,
-          row_products<Vector>, finish_row,       add_rows,         Vector::from_half,
-          from_bfloat_plain,    Vector::to_half,  to_bfloat_plain};
+  return {Vector::kLanes,       Vector::kVectors,  multiply<Vector>, multiply_finish<Vector>,
+          row_products<Vector>, finish_row,        add_rows,         moments,
+          Vector::from_half,    from_bfloat_plain, Vector::to_half,  to_bfloat_plain};
 }
 
 }  // namespace

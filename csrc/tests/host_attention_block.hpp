@@ -8,20 +8,26 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "dependency_attention/cuda_block.hpp"
 
 namespace tmor::dependency_attention {
 
+// Beginning and end of what copies may read.
+using Range = std::pair<const void*, const void*>;
+
 class HostBlock {
  public:
   template <typename T>
   using PerThread = std::array<T, kThreads>;
 
-  HostBlock(int64_t bytes, unsigned seed)
-      : memory_(static_cast<size_t>(bytes), 0xff), first_(static_cast<int>(seed % kThreads)) {}
+  // Copies may read `readable` alone, if it says anything; it must outlive the block.
+  HostBlock(int64_t bytes, unsigned seed, const std::vector<Range>* readable = nullptr)
+      : memory_(static_cast<size_t>(bytes), 0xff), readable_(readable), first_(static_cast<int>(seed % kThreads)) {}
 
   // Threads run in an order that changes from step to step.
   template <typename F>
@@ -58,10 +64,12 @@ class HostBlock {
           std::memset(place, 0xff, 16);
           const bool valid = row < extent.valid_rows && column < extent.valid_columns;
           if (valid && column + kChunk<Number> > extent.valid_columns) throw std::logic_error("a chunk is cut");
+          if (valid) check_source(source, source + kChunk<Number>);
           group_.push_back({to, valid ? source : nullptr});
         } else {
           for (int i = 0; i < kChunk<Number>; ++i) {
             const bool inside = row < extent.valid_rows && column + i < extent.valid_columns;
+            if (inside) check_source(source + i, source + i + 1);
             reinterpret_cast<Number*>(place)[i] = inside ? source[i] : narrow<Number>(0.0F);
           }
         }
@@ -144,6 +152,16 @@ class HostBlock {
     }
   }
 
+  template <typename From>
+  void shuffle(PerThread<float>& values, const From& from) {
+    const PerThread<float> before = values;
+    for (int thread = 0; thread < kThreads; ++thread) {
+      const int lane = from(thread);
+      if (lane < 0 || lane > 31) throw std::logic_error("no such lane");
+      values[static_cast<size_t>(thread)] = before[static_cast<size_t>(thread / 32 * 32 + lane)];
+    }
+  }
+
  private:
   struct Copy {
     uint32_t target;
@@ -155,7 +173,16 @@ class HostBlock {
     return widen(Number{static_cast<uint16_t>(which == 0 ? word & 0xffffU : word >> 16)});
   }
 
+  void check_source(const void* begin, const void* end) const {
+    if (readable_ == nullptr || readable_->empty()) return;
+    for (const Range& range : *readable_) {
+      if (!std::less<>()(begin, range.first) && !std::less<>()(range.second, end)) return;
+    }
+    throw std::logic_error("a copy reads outside of the tensors");
+  }
+
   std::vector<unsigned char> memory_;
+  const std::vector<Range>* readable_;
   std::vector<Copy> group_;
   std::deque<std::vector<Copy>> groups_;
   int first_;
@@ -166,6 +193,9 @@ template <typename Number>
 class HostLauncher {
  public:
   explicit HostLauncher(const Limits& limits) : limits_(limits) {}
+
+  // From now on copies may read these alone.
+  void allow(std::vector<Range> readable) { readable_ = std::move(readable); }
 
   const Limits& limits() const { return limits_; }
 
@@ -192,11 +222,15 @@ class HostLauncher {
     play(task.product.memory.bytes, blocks, [&](HostBlock& block, int64_t index) { sum_logits(block, task, index); });
   }
 
-  template <bool kBackward>
+  void statistics(const StatisticsTask<Number>& task) {
+    play(task.kBytes, task.blocks(), [&](HostBlock& block, int64_t index) { take_statistics(block, task, index); });
+  }
+
+  template <bool kBackward, bool kStatistics>
   void values(const ValuesTask<Number>& task, int64_t blocks) {
     note(task.product.memory);
     play(task.product.memory.bytes, blocks,
-         [&](HostBlock& block, int64_t index) { mix_values<kBackward>(block, task, index); });
+         [&](HostBlock& block, int64_t index) { mix_values<kBackward, kStatistics>(block, task, index); });
   }
 
   void embedding(const EmbeddingTask<Number>& task, int64_t blocks) {
@@ -223,12 +257,13 @@ class HostLauncher {
   void play(int64_t bytes, int64_t blocks, const Program& program) {
     if (bytes > limits_.per_block) throw std::logic_error("a block has too much shared memory");
     for (int64_t index = blocks - 1; index >= 0; --index) {
-      HostBlock block(bytes, static_cast<unsigned>(index) * 7 + 1);
+      HostBlock block(bytes, static_cast<unsigned>(index) * 7 + 1, &readable_);
       program(block, index);
     }
   }
 
   Limits limits_;
+  std::vector<Range> readable_;
 };
 
 }  // namespace tmor::dependency_attention

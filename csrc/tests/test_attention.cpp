@@ -45,7 +45,7 @@ struct Case {
 };
 
 struct Result {
-  Doubles z, x, embed, embed_bias, dependency, value, value_bias;
+  Doubles z, x, embed, embed_bias, dependency, value, value_bias, statistics;
 };
 
 Doubles draw(Random* random, int64_t n, double scale, DType dtype) {
@@ -278,6 +278,8 @@ Result kernel(const Case& c, DType dtype, tmor::Isa isa, int threads, bool epilo
   forward.shortcut = epilogue ? shortcut.data() : nullptr;
   forward.relu = epilogue;
   forward.z = z.data();
+  std::vector<float> statistics(epilogue ? 0 : 2 * at(c.out));
+  forward.statistics = epilogue ? nullptr : statistics.data();
   tmor::dependency_attention::forward_cpu(forward);
   CpuBackwardParams backward;
   static_cast<CpuParams&>(backward) = params;
@@ -292,7 +294,21 @@ Result kernel(const Case& c, DType dtype, tmor::Isa isa, int threads, bool epilo
   backward.grad_value_bias = dvalue_bias.data();
   tmor::dependency_attention::backward_cpu(backward);
   const auto wide = [](const std::vector<float>& values) { return Doubles(values.begin(), values.end()); };
-  return {z.values(), dx.values(), wide(dembed), wide(dembed_bias), wide(ddependency), wide(dvalue), wide(dvalue_bias)};
+  return {z.values(),        dx.values(),  wide(dembed),      wide(dembed_bias),
+          wide(ddependency), wide(dvalue), wide(dvalue_bias), wide(statistics)};
+}
+
+// Mean and biased variance of the columns of z, (2, Cout).
+Doubles moments(const Doubles& z, int64_t columns) {
+  const size_t n = at(columns);
+  const double rows = static_cast<double>(z.size() / n);
+  Doubles result(2 * n);
+  for (size_t i = 0; i < z.size(); ++i) result[i % n] += z[i] / rows;
+  for (size_t i = 0; i < z.size(); ++i) {
+    const double away = z[i] - result[i % n];
+    result[n + i % n] += away * away / rows;
+  }
+  return result;
 }
 
 void check(const Case& c, DType dtype, bool epilogue) {
@@ -303,14 +319,16 @@ void check(const Case& c, DType dtype, bool epilogue) {
       const Result ours = kernel(c, dtype, isa, threads, epilogue);
       const double terms = std::sqrt(static_cast<double>(c.rows()));
       const double rounding = dtype == DType::float32 ? 2e-6 : dtype == DType::float16 ? 6e-4 : 5e-3;
+      const Doubles statistics = epilogue ? Doubles() : moments(exact.z, c.out);
       const double errors[] = {error(ours.z, exact.z) / rounding,
                                error(ours.x, exact.x) / rounding,
                                error(ours.embed, exact.embed) / 2e-5,
                                error(ours.embed_bias, exact.embed_bias) / 2e-5,
                                error(ours.dependency, exact.dependency, terms) / 2e-6,
                                error(ours.value, exact.value, terms) / 2e-6,
-                               error(ours.value_bias, exact.value_bias, terms) / 2e-6};
-      for (size_t i = 0; i < 7; ++i) {
+                               error(ours.value_bias, exact.value_bias, terms) / 2e-6,
+                               error(ours.statistics, statistics) / (10 * rounding)};
+      for (size_t i = 0; i < 8; ++i) {
         if (errors[i] <= 1.0) continue;
         ++failures;
         std::printf(

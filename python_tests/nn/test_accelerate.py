@@ -169,11 +169,11 @@ def test_the_op_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from tmor_fast.nn import accelerate as module
 
     calls: list[int] = []
-    run = module.dependency_attention
+    run = module.attend
     model, _ = accelerate(ReleasedUNIK(CASES["strides"]))
     monkeypatch.setattr(
-        module, "dependency_attention", lambda *a, **k: (calls.append(k["num_heads"]), run(*a, **k))[1]
-    )  # fmt: skip
+        module, "attend", lambda x, weights, *rest: (calls.append(len(weights[2])), run(x, weights, *rest))[1]
+    )
     model(clips(CASES["strides"]).float())
     assert calls == [3, 3, 3, 3]
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tmor_fast.nn.folding import convolve, fold, has_hooks
-from tmor_fast.nn.unik_blocks import SpatialUnit, unfold_frames
-from tmor_fast.ops.dependency_attention import dependency_attention
+from tmor_fast.nn.folding import convolve
+from tmor_fast.nn.normalising import has_hooks
+from tmor_fast.nn.unik_blocks import SpatialUnit, attend, unfold_frames
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -332,23 +331,14 @@ def _spatial_forward(module: nn.Module, plan: _Spatial, x: Tensor) -> Tensor:
     queries, values = _heads(module, plan.theta) + _heads(module, plan.phi), _heads(module, plan.value)
     value_weight = torch.cat([conv.weight.flatten(1) for conv in values], 1)
     value_bias = torch.stack([_bias(conv) for conv in values]).sum(0)
-    norm = getattr(module, plan.norm)
-    value_weight, bias, folded = fold(norm, value_weight, value_bias)
-    assert bias is not None
-    shortcut = _shortcut(module, plan, x)
-    y = dependency_attention(
-        x.permute(0, 2, 3, 1),
+    weights = (
         torch.cat([conv.weight.flatten(1) for conv in queries]),
         torch.cat([_bias(conv) for conv in queries]),
         getattr(module, plan.dependency),
         value_weight,
-        bias,
-        num_heads=len(values),
-        shortcut=shortcut.permute(0, 2, 3, 1) if folded else None,
-        relu=folded,
-    ).permute(0, 3, 1, 2)
-    if not folded:
-        y = F.relu_(norm(y) + shortcut)
+        value_bias,
+    )
+    y = attend(x, weights, getattr(module, plan.norm), _shortcut(module, plan, x))
     if window is None:
         return y
     tau = window.kernel_size[1]

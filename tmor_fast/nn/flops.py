@@ -53,7 +53,11 @@ def _backward(grad: torch.Size, *args: Any, **kwargs: Any) -> int:
 def flop_formulas() -> dict[Any, Callable[..., int]]:
     """The `custom_mapping` with which `torch.utils.flop_counter.FlopCounterMode` knows this library's ops."""
     ops = torch.ops.tmor_fast
-    return {ops.dependency_attention: _forward, ops.dependency_attention_backward: _backward}
+    return {
+        ops.dependency_attention: _forward,
+        ops.dependency_attention_statistics: _forward,
+        ops.dependency_attention_backward: _backward,
+    }
 
 
 def unik_flops(config: UNIKConfig, frames: int, *, clips: int = 1, training: bool = False) -> int:

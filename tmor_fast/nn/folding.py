@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmor_fast.nn.normalising import has_hooks, normalise
+
 
 @dataclass(frozen=True)
 class FoldedNorm:
@@ -59,16 +61,13 @@ def fixed_norm(norm: _BatchNorm) -> FoldedNorm | None:
     return FoldedNorm(scale, shift if norm.bias is None else shift + norm.bias)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anybody listens to the module's calls."""
-    return any(
-        getattr(module, name)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
+def convolve(
+    conv: nn.Conv2d, norm: nn.Module, x: Tensor, *, shortcut: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """`relu(norm(conv(x)) + shortcut)` of channels-last x (B, C, T, V), the norm folded where nobody listens to either.
 
-
-def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))` of channels-last x (B, C, T, V), the norm folded where nobody listens to either."""
+    Without a shortcut nothing is added; `relu` says whether that of the sum is wanted.
+    """
     stride = conv.stride
     if conv.kernel_size == (1, 1) and conv.padding == (0, 0) and stride[0] > 1:
         # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on small channels-last input
@@ -76,9 +75,7 @@ def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
         x = x[:, :, :: stride[0]].contiguous(memory_format=torch.channels_last)
         stride = (1, stride[1])
     elif has_hooks(conv):
-        heard: Tensor = norm(conv(x))
-        return heard
+        return normalise(norm, conv(x), shortcut=shortcut, relu=relu)
     weight, bias, folded = fold(norm, conv.weight, conv.bias)
     y = F.conv2d(x, weight, bias, stride, conv.padding, conv.dilation, conv.groups)
-    out: Tensor = y if folded else norm(y)
-    return out
+    return normalise(None if folded else norm, y, shortcut=shortcut, relu=relu)

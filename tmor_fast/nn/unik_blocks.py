@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tmor_fast.nn.folding import convolve, fold
+from tmor_fast.nn.normalising import has_hooks, is_fused, normalise
 from tmor_fast.nn.unik_config import Initialisation
-from tmor_fast.ops.dependency_attention import dependency_attention
+from tmor_fast.ops.dependency_attention import dependency_attention, dependency_attention_statistics
 
 TEMPORAL_KERNEL = 9
 EMBEDDING_REDUCTION = 4  # an attention head has out_channels // 4 channels
@@ -45,9 +46,9 @@ class TemporalConv(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, T, V) to (B, C', ceil(T / stride), V)."""
-        return convolve(self.conv, self.norm, x)
+    def forward(self, x: Tensor, *, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Map (B, C, T, V) to (B, C', ceil(T / stride), V), with a shortcut of that shape and a ReLU where wanted."""
+        return convolve(self.conv, self.norm, x, shortcut=shortcut, relu=relu)
 
 
 class SpatialUnit(nn.Module):
@@ -111,23 +112,13 @@ class SpatialUnit(nn.Module):
         """Map (B, Cin, T, V) to (B, Cout, T, V)."""
         if self.tau > 1:
             x = unfold_frames(x, self.tau)
-        value_weight, value_bias, folded = fold(self.norm, self.value_weight, self.value_bias.sum(0))
-        assert value_bias is not None
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        y = dependency_attention(
-            x.permute(0, 2, 3, 1),
-            self.query_key_weight,
-            self.query_key_bias,
-            self.dependency,
-            value_weight,
-            value_bias,
-            num_heads=self.heads,
-            # With the norm inside the value weights, the op ends with the shortcut and the ReLU.
-            shortcut=shortcut.permute(0, 2, 3, 1) if folded else None,
-            relu=folded,
-        ).permute(0, 3, 1, 2)
-        if not folded:
-            y = F.relu_(self.norm(y).add_(shortcut))
+        y = attend(
+            x,
+            (self.query_key_weight, self.query_key_bias, self.dependency, self.value_weight, self.value_bias.sum(0)),
+            self.norm,
+            shortcut,
+        )
         return y if self.window_conv is None else self._one_frame(y)
 
     def _one_frame(self, y: Tensor) -> Tensor:
@@ -138,8 +129,7 @@ class SpatialUnit(nn.Module):
         weight, bias, folded = fold(norm, conv.weight, conv.bias)
         # Joints of tau frames lie V apart: a (1, tau) convolution with dilation V over them, four-dimensional.
         z = F.conv2d(y, weight[..., 0], bias, dilation=(1, self.joints))
-        out: Tensor = z if folded else norm(z)
-        return out
+        return normalise(None if folded else norm, z)
 
 
 class UNIKBlock(nn.Module):
@@ -168,10 +158,45 @@ class UNIKBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, Cin, T, V) to (B, Cout, ceil(T / stride), V)."""
-        y: Tensor = self.temporal(self.spatial(x))
+        shortcut: Tensor | None = None
         if self.has_residual:
-            y = y.add_(x if self.residual is None else self.residual(x))
-        return F.relu_(y)
+            shortcut = x if self.residual is None else self.residual(x)
+        if has_hooks(self.temporal):
+            # Who listens to the temporal unit hears what it computes alone.
+            return normalise(None, self.temporal(self.spatial(x)), shortcut=shortcut, relu=True)
+        y: Tensor = self.temporal(self.spatial(x), shortcut=shortcut, relu=True)
+        return y
+
+
+def attend(
+    x: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], norm: nn.Module, shortcut: Tensor
+) -> Tensor:
+    """`relu(norm(dependency_attention(x, *weights)) + shortcut)`, with as few passes over memory as the norm allows.
+
+    Args:
+        x: (B, Cin, T, V), channels_last.
+        weights: query_key_weight, query_key_bias, dependency, value_weight and value_bias of the op.
+        norm: the batch norm of its result.
+        shortcut: (B, Cout, T, V), channels_last.
+
+    Returns:
+        (B, Cout, T, V), channels_last.
+    """
+    *attention, value_weight, value_bias = weights
+    heads = attention[2].shape[0]
+    value_weight, bias, folded = fold(norm, value_weight, value_bias)
+    assert bias is not None
+    arguments = (x.permute(0, 2, 3, 1), *attention, value_weight, bias)
+    if folded:
+        # With the norm inside the value weights, the op ends with the shortcut and the ReLU.
+        z = dependency_attention(*arguments, num_heads=heads, shortcut=shortcut.permute(0, 2, 3, 1), relu=True)
+        return z.permute(0, 3, 1, 2)
+    statistics = None
+    if is_fused(norm, x):
+        z, statistics = dependency_attention_statistics(*arguments, num_heads=heads)
+    else:
+        z = dependency_attention(*arguments, num_heads=heads)
+    return normalise(norm, z.permute(0, 3, 1, 2), shortcut=shortcut, relu=True, statistics=statistics)
 
 
 def unfold_frames(x: Tensor, tau: int) -> Tensor:

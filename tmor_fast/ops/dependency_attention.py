@@ -11,7 +11,9 @@ the size of the logits: the plain sum over Ce * T terms would overflow float16. 
 attention is recomputed in the backward pass, so only the inputs are kept.
 
 Where a shortcut s and a ReLU follow at once, as they do in UNIK once its norm is folded into the value weights, the op
-returns relu(z + s): z is then never read again.
+returns relu(z + s): z is then never read again. Where a batch norm in training follows,
+`dependency_attention_statistics` finds the mean and the variance of z while z is still in registers or the cache, for
+`tmor_fast.ops.batch_norm_relu` to take.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ _TENSORS = "Tensor x, Tensor query_key_weight, Tensor query_key_bias, Tensor dep
 registry.define(
     f"{NAME}({_TENSORS}Tensor value_bias, Tensor? shortcut, int num_heads, bool relu, str backend) -> Tensor"
 )
+STATISTICS = f"{NAME}_statistics"
+registry.define(f"{STATISTICS}({_TENSORS}Tensor value_bias, int num_heads, str backend) -> (Tensor, Tensor)")
 registry.define(
     f"{NAME}_backward(Tensor grad, {_TENSORS}int num_heads, bool[] needed, str backend)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -98,6 +102,49 @@ def dependency_attention(
         BackendUnavailableError: the backend cannot run.
     """
     arguments: tuple[Tensor, ...] = (x, query_key_weight, query_key_bias, dependency, value_weight, value_bias)
+    arguments, shortcut, backend = _prepare(arguments, shortcut, num_heads, backend)
+    result: Tensor = torch.ops.tmor_fast.dependency_attention(*arguments, shortcut, num_heads, relu, backend)
+    return result
+
+
+def dependency_attention_statistics(
+    x: Tensor,
+    query_key_weight: Tensor,
+    query_key_bias: Tensor,
+    dependency: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    *,
+    num_heads: int,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`dependency_attention` for a batch norm to follow: its result z and the statistics of z, in one pass.
+
+    Args:
+        x, query_key_weight, query_key_bias, dependency, value_weight, value_bias, num_heads, backend: as in
+            `dependency_attention`.
+
+    Returns:
+        z (N, T, V, Cout), and (2, Cout), float32 at least: mean and biased variance of z over clips, frames and joints,
+        without gradient (`tmor_fast.ops.batch_norm_relu`, to which they go, derives through them itself).
+
+    Raises:
+        ValueError: as `dependency_attention`, or there is no clip.
+        TypeError, BackendUnavailableError: as `dependency_attention`.
+    """
+    arguments: tuple[Tensor, ...] = (x, query_key_weight, query_key_bias, dependency, value_weight, value_bias)
+    arguments, _, backend = _prepare(arguments, None, num_heads, backend)
+    if not x.shape[0]:
+        raise ValueError(f"{NAME}: x must have at least one clip for its statistics, got {tuple(x.shape)}")
+    result: tuple[Tensor, Tensor] = torch.ops.tmor_fast.dependency_attention_statistics(*arguments, num_heads, backend)
+    return result
+
+
+def _prepare(
+    arguments: tuple[Tensor, ...], shortcut: Tensor | None, num_heads: int, backend: str
+) -> tuple[tuple[Tensor, ...], Tensor | None, str]:
+    """The checked tensors, in autocast's dtype where it is on, and the backend that takes them."""
+    x = arguments[0]
     _check_tensors(arguments)
     # Devices without autocast, such as "meta", raise when asked whether it is on.
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
@@ -111,9 +158,7 @@ def dependency_attention(
     if backend == "auto" and torch_is_faster(arguments[0]):
         backend = "reference"
     sizes = (arguments[4].shape[0], num_heads, arguments[1].shape[0] // (2 * num_heads))
-    backend = registry.choose(NAME, backend, _candidates(arguments[0], sizes))
-    result: Tensor = torch.ops.tmor_fast.dependency_attention(*arguments, shortcut, num_heads, relu, backend)
-    return result
+    return arguments, shortcut, registry.choose(NAME, backend, _candidates(arguments[0], sizes))
 
 
 def _check_tensors(arguments: tuple[Tensor, ...]) -> None:
@@ -320,6 +365,29 @@ def _forward(x: Tensor, *rest: Any) -> Tensor:
     return kernel(x, *tensors, shortcut, num_heads, relu)
 
 
+def _forward_statistics(
+    x: Tensor,
+    query_key_weight: Tensor,
+    query_key_bias: Tensor,
+    dependency: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    num_heads: int,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    tensors = (query_key_weight, query_key_bias, dependency, value_weight, value_bias)
+    statistics = x.new_empty(2, value_weight.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    if backend in dependency_attention_cuda.BACKENDS:
+        weights = dependency_attention_cuda.Weights._make(tensors)
+        z = dependency_attention_cuda.forward(x, weights, num_heads, backend=backend, statistics=statistics)
+    elif backend == "cpu":
+        z = cpu_forward(x, *tensors, None, num_heads, False, statistics)
+    else:
+        z = reference_forward(x, *tensors, None, num_heads, False)
+        statistics[1], statistics[0] = torch.var_mean(z.flatten(0, 2).to(statistics.dtype), 0, correction=0)
+    return z, statistics
+
+
 def _gradients(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     *tensors, num_heads, needed, backend = rest
     if backend in dependency_attention_cuda.BACKENDS and x.shape[0]:
@@ -342,6 +410,12 @@ def _fake_forward(
     backend: str,
 ) -> Tensor:
     return x.new_empty(*x.shape[:3], value_weight.shape[0])
+
+
+def _fake_statistics(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    outputs = rest[3].shape[0]
+    statistics = x.new_empty(2, outputs, dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.new_empty(*x.shape[:3], outputs), statistics
 
 
 def _fake_backward(
@@ -381,7 +455,22 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (*(g if need else None for g, need in zip(grads, needed, strict=True)), of_shortcut, None, None, None)
 
 
+def _setup_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.num_heads, ctx.backend = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors[:5])
+
+
+def _backward_statistics(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    needed = list(ctx.needs_input_grad[:6])
+    saved = ctx.saved_tensors
+    grads = torch.ops.tmor_fast.dependency_attention_backward(grad, *saved, ctx.num_heads, needed, ctx.backend)
+    return (*(g if need else None for g, need in zip(grads, needed, strict=True)), None, None)
+
+
 registry.implement(NAME, _forward, _fake_forward, ("CPU", "CUDA"))
+registry.implement(STATISTICS, _forward_statistics, _fake_statistics, ("CPU", "CUDA"))
 registry.implement(f"{NAME}_backward", _gradients, _fake_backward, ("CPU", "CUDA"))
 registry.differentiate(NAME, _setup, _backward)
+registry.differentiate(STATISTICS, _setup_statistics, _backward_statistics)
 registry.differentiate_once(f"{NAME}_backward")

@@ -79,8 +79,12 @@ def cpu_forward(
     shortcut: Tensor | None,
     num_heads: int,
     relu: bool,
+    statistics: Tensor | None = None,
 ) -> Tensor:
-    """The op's result; arguments as in `dependency_attention`."""
+    """The op's result; arguments as in `dependency_attention`.
+
+    `statistics` (2, Cout), float32, is filled with mean and biased variance of the result.
+    """
     out = x.new_empty(*x.shape[:3], value_weight.shape[0])
     if not out.numel():
         return out
@@ -94,6 +98,7 @@ def cpu_forward(
             shortcut=launch.pointer("shortcut", added, dtypes=(x.dtype,), shape=tuple(out.shape)),
             relu=relu,
             z=launch.pointer("z", out, dtypes=(x.dtype,)),
+            statistics=launch.pointer("statistics", statistics, dtypes=(torch.float32,)),
         )
     return out
 

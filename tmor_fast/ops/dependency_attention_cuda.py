@@ -136,8 +136,9 @@ def forward(
     backend: str = "cuda",
     shortcut: Tensor | None = None,
     relu: bool = False,
+    statistics: Tensor | None = None,
 ) -> Tensor:
-    """`dependency_attention`, and at inference what follows it, in the same pass: `relu(z + shortcut)`.
+    """`dependency_attention`, and in the same pass what follows it: `relu(z + shortcut)`, or a norm's statistics.
 
     Args:
         x: (N, T, V, Cin), N at least 1, on a CUDA device; copied if it is not contiguous.
@@ -146,9 +147,15 @@ def forward(
         backend: "cuda" or "cuda_naive" (plain loops with float64 sums, for finding bugs).
         shortcut: (N, T, V, Cout) added to z, or None.
         relu: whether negative results become 0.
+        statistics: (2, Cout), float32, contiguous, or None: filled with the mean and the biased variance of z over
+            clips, frames and joints, from z before it is rounded to x's dtype. Without shortcut and relu alone.
 
     Returns:
         (N, T, V, Cout), contiguous, of x's dtype.
+
+    Raises:
+        ValueError: a shortcut or statistics of another shape, statistics together with shortcut or relu.
+        TypeError: statistics that are not float32.
     """
     x = x.detach().contiguous()
     weights = _contiguous(weights)
@@ -160,6 +167,10 @@ def forward(
         call = _Call(launch, x, weights, num_heads, backend)
         call.add(z=z, shortcut=None if shortcut is None else shortcut.detach().contiguous())
         call.given["relu"] = relu
+        # Not of x's dtype, as `add` has it.
+        call.given["statistics"] = launch.pointer(
+            "statistics", statistics, dtypes=(torch.float32,), shape=(2, shape[3])
+        )
         call.allocate(backward=False)
         call.run("forward")
     return z
