@@ -283,6 +283,11 @@ class FIFOQueue(_Bank):
         self.cursor.zero_()
 
 
+# On a CPU so much of the features goes through a head at once: activations that stay in the cache from one layer to the
+# next, and that malloc takes from memory it has. Over 32 MB it would ask the system for it anew each time.
+PIECE_BYTES = 8 << 20
+
+
 class FeatureBank(_Bank):
     """Frozen teacher features, one row a sample, projected when they are needed.
 
@@ -360,6 +365,12 @@ class FeatureBank(_Bank):
             return torch.cat(parts)
 
     def _project_rows(self, index: Tensor, head: nn.Module) -> Tensor:
+        rows = max(1, PIECE_BYTES // (self.features.shape[1] * self.features.element_size()))
+        if self.features.device.type != "cpu" or len(index) <= rows or has_batch_statistics(head):
+            return self._project_piece(index, head)
+        return torch.cat([self._project_piece(piece, head) for piece in index.split(rows)])
+
+    def _project_piece(self, index: Tensor, head: nn.Module) -> Tensor:
         rows = self.gather(index, check=False)
         parameter = next(head.parameters(), None)
         if parameter is not None:
