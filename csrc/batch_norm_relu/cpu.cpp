@@ -8,10 +8,7 @@
 #include "batch_norm_relu/params.hpp"
 #include "common/buffer.hpp"
 #include "common/merge_moments.hpp"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "common/threads.hpp"
 
 namespace tmor::batch_norm_relu {
 namespace {
@@ -30,16 +27,10 @@ Kernel kernel_for(Isa isa) {
   return kernel_portable();
 }
 
-int this_thread() {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
-
 class Rows {
  public:
+  static constexpr int64_t kRun = 64;  // rows that are widened and worked on at a time
+
   explicit Rows(const Params& params)
       : params_(params),
         kernel_(kernel_for(params.isa)),
@@ -92,7 +83,6 @@ class Rows {
   }
 
  private:
-  static constexpr int64_t kRun = 64;
   static constexpr int64_t kMostParts = 256;
   const Params& params_;
   const Kernel kernel_;
@@ -118,8 +108,7 @@ struct Scales {
 void find_statistics(const ForwardParams& params, const Rows& rows) {
   const int64_t n = params.channels;
   // Columns of float32 are read where they lie, a part at a time; others a run at a time.
-  const int64_t run_rows = 64;
-  const int64_t runs_a_part = (params.rows / rows.parts() + 1 + run_rows - 1) / run_rows;
+  const int64_t runs_a_part = params.rows / rows.parts() / Rows::kRun + 2;
   const int64_t pieces = rows.wide() ? 1 : runs_a_part;
   PartMoments found(rows.parts() * pieces, n);
   std::vector<Floats> room;

@@ -1,6 +1,7 @@
 // The forward pass. Where there are clips enough, a thread takes one clip after another; else threads share the blocks
 // of frames of a clip. The blocks and the order in which their products are added up depend on the sizes alone.
 #include <algorithm>
+#include <stdexcept>
 #include <vector>
 
 #include "common/merge_moments.hpp"
@@ -191,6 +192,11 @@ class Forward {
 
 }  // namespace
 
-void forward_cpu(const CpuForwardParams& params) { Forward(params).run(); }
+void forward_cpu(const CpuForwardParams& params) {
+  if (params.statistics != nullptr && (params.shortcut != nullptr || params.relu || params.clips < 1)) {
+    throw std::invalid_argument("dependency_attention: statistics are of z of some clips, without shortcut and relu");
+  }
+  Forward(params).run();
+}
 
 }  // namespace tmor::dependency_attention

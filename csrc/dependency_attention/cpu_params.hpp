@@ -41,7 +41,9 @@ struct CpuForwardParams : CpuParams {
   const void* shortcut = nullptr;     // (N, T, V, Cout) or null
   bool relu = false;                  // z = relu(attention + shortcut)
   void* z = nullptr;                  // out, (N, T, V, Cout)
-  float* statistics = nullptr;  // out or null, (2, Cout): mean and biased variance of z over clips, frames, joints
+  // Out, (2, Cout): mean and biased variance of z over clips, frames and joints. Or null, as it must be with a shortcut
+  // or a ReLU.
+  float* statistics = nullptr;
 };
 
 // Gradients that are null are not computed.

@@ -8,12 +8,9 @@
 #include <vector>
 
 #include "common/buffer.hpp"
+#include "common/threads.hpp"
 #include "dependency_attention/cpu_params.hpp"
 #include "dependency_attention/kernel.hpp"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace tmor::dependency_attention {
 
@@ -110,14 +107,6 @@ class Problem {
 
   Floats padded_bias() const;
 };
-
-inline int this_thread() {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 // Whether the call was interrupted: the first thread asks from time to time, all stop.
 class Watch {

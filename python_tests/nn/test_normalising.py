@@ -43,6 +43,17 @@ def test_running_statistics(momentum: float | None, track: bool, train: bool) ->
         torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_frozen_running_statistics_stay() -> None:
+    """torch reads `track_running_stats` at every call: some switch it off for a second view of the batch."""
+    theirs = nn.BatchNorm2d(6)
+    ours = copy.deepcopy(theirs)
+    theirs.track_running_stats = ours.track_running_stats = False
+    x = maps(2, 6, 3, 4)
+    torch.testing.assert_close(normalise(ours, x), theirs(x), rtol=1e-5, atol=1e-5)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name])
+
+
 def test_what_is_not_fused() -> None:
     x, norm = maps(2, 6, 3, 4), nn.BatchNorm2d(6)
     assert is_fused(norm, x)
@@ -52,6 +63,10 @@ def test_what_is_not_fused() -> None:
     assert not is_fused(nn.Identity(), x)
     assert not is_fused(copy.deepcopy(norm).eval(), x)
     assert not is_fused(None, x)
+    assert not is_fused(norm, x[:0])
+    bare = nn.BatchNorm2d(6)
+    bare.register_parameter("bias", None)
+    assert not is_fused(bare, x)
     norm.register_forward_hook(lambda *_: None)
     assert not is_fused(norm, x)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -92,20 +107,36 @@ def test_unik_trains_as_without(tau: int, checkpointing: bool, monkeypatch: pyte
         torch.testing.assert_close(value, expected[name], rtol=2e-4, atol=2e-5, msg=name)
 
 
-def test_listeners_hear_the_temporal_unit_alone() -> None:
-    block = UNIKBlock(4, 4, 5, 3)
+@pytest.mark.parametrize("where", ["temporal", "temporal.norm"])
+@pytest.mark.parametrize("train", [True, False])
+def test_listeners_hear_what_is_theirs_and_may_keep_it(where: str, train: bool) -> None:
+    block = UNIKBlock(4, 4, 5, 3).train(train)
     heard: list[Tensor] = []
+    gradients: list[Tensor] = []
 
     def listen(_: nn.Module, __: Any, out: Tensor) -> None:
-        heard.append(out.detach().clone())
+        heard.append(out)
+
+    def backwards(_: nn.Module, __: Any, upstream: tuple[Tensor, ...]) -> None:
+        gradients.extend(upstream)
 
     x = maps(3, 4, 9, 5)
     expected = copy.deepcopy(block)(x)
-    block.temporal.register_forward_hook(listen)
+    block.get_submodule(where).register_forward_hook(listen)
+    block.get_submodule(where).register_full_backward_hook(backwards)
     out = block(x)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(F.relu(heard[0] + x), out, rtol=1e-5, atol=1e-5)
     assert (heard[0] < 0).any()
+    out.sum().backward()
+    torch.testing.assert_close(gradients[0], (out > 0).to(out.dtype))
+
+
+def test_listeners_of_a_strided_residual_are_heard() -> None:
+    block, heard = UNIKBlock(4, 8, 5, 3, stride=2), []
+    block.residual.conv.register_forward_hook(lambda *_: heard.append("conv"))
+    block(maps(3, 4, 9, 5))
+    assert heard == ["conv"]
 
 
 def test_autocast_keeps_half_precision() -> None:

@@ -177,6 +177,8 @@ def _importable(folder: Path) -> Iterator[None]:
 def load_file(path: Path) -> ModuleType:
     """A Python file of the claims' folder, run anew. At its top it may import other files of its folder by name.
 
+    Those stay imported, as with any import: two folders in one process must not have helper files of the same name.
+
     Raises:
         ValueError: it is no Python file.
     """

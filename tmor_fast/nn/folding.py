@@ -68,14 +68,14 @@ def convolve(
 
     Without a shortcut nothing is added; `relu` says whether that of the sum is wanted.
     """
+    if has_hooks(conv):
+        return normalise(norm, conv(x), shortcut=shortcut, relu=relu)
     stride = conv.stride
     if conv.kernel_size == (1, 1) and conv.padding == (0, 0) and stride[0] > 1:
         # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on small channels-last input
         # (torch 2.13, two threads); dropping the frames first is the same map.
         x = x[:, :, :: stride[0]].contiguous(memory_format=torch.channels_last)
         stride = (1, stride[1])
-    elif has_hooks(conv):
-        return normalise(norm, conv(x), shortcut=shortcut, relu=relu)
     weight, bias, folded = fold(norm, conv.weight, conv.bias)
     y = F.conv2d(x, weight, bias, stride, conv.padding, conv.dilation, conv.groups)
     return normalise(None if folded else norm, y, shortcut=shortcut, relu=relu)

@@ -27,7 +27,9 @@ def is_fused(norm: nn.Module | None, x: Tensor) -> bool:
         type(norm) is nn.BatchNorm2d
         and (norm.training or norm.running_mean is None)
         and norm.weight is not None
+        and norm.bias is not None
         and not has_hooks(norm)
+        and x.numel() > 0
         and unavailable(x) is None
     )
 
@@ -40,7 +42,7 @@ def normalise(
     relu: bool = False,
     statistics: Tensor | None = None,
 ) -> Tensor:
-    """`relu(norm(x) + shortcut)`; x may be overwritten.
+    """`relu(norm(x) + shortcut)`; x may be overwritten where `norm` is None.
 
     Args:
         norm: any module; None, where it is done already, stands for the identity.
@@ -56,6 +58,10 @@ def normalise(
         assert isinstance(norm, nn.BatchNorm2d)
         return _fused(norm, x, shortcut, relu, statistics)
     y: Tensor = x if norm is None else norm(x)
+    if norm is not None and has_hooks(norm):
+        # Who listens may keep what it heard.
+        y = y if shortcut is None else y + shortcut
+        return F.relu(y) if relu else y
     if shortcut is not None:
         y = y.add_(shortcut)
     return F.relu_(y) if relu else y
@@ -65,14 +71,15 @@ def _fused(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None, relu: bool,
     rows = x.permute(0, 2, 3, 1)
     if rows.numel() // rows.shape[-1] < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-    if norm.training and norm.num_batches_tracked is not None:
+    tracks = norm.training and norm.track_running_stats
+    if tracks and norm.num_batches_tracked is not None:
         # Before the op, as torch does: what recomputes a checkpointed block stops once it has what it needs.
         norm.num_batches_tracked.add_(1)
     added = None if shortcut is None else shortcut.to(x.dtype).permute(0, 2, 3, 1)
     out, found = batch_norm_relu(
         rows, norm.weight, norm.bias, shortcut=added, statistics=statistics, relu=relu, eps=norm.eps
     )
-    if norm.training:
+    if tracks:
         _update(norm, found, rows.numel() // rows.shape[-1])
     return out.permute(0, 3, 1, 2)
 

@@ -18,6 +18,9 @@ def l2_normalize(rows: Tensor) -> Tensor:
     `torch.nn.functional.normalize` divides by its eps there, which is 0 in float16 (NaN) and makes gradients of 1e12
     in float32.
 
+    The result is kept for the backward pass, so it must not be changed in place; the second derivative is not
+    implemented.
+
     Args:
         rows: (..., d), floating point. float16 and bfloat16 are computed in float32.
 

@@ -162,8 +162,9 @@ class UNIKBlock(nn.Module):
         if self.has_residual:
             shortcut = x if self.residual is None else self.residual(x)
         if has_hooks(self.temporal):
-            # Who listens to the temporal unit hears what it computes alone.
-            return normalise(None, self.temporal(self.spatial(x)), shortcut=shortcut, relu=True)
+            # Who listens to the temporal unit hears what it computes alone, and may keep it.
+            alone: Tensor = self.temporal(self.spatial(x))
+            return F.relu(alone if shortcut is None else alone + shortcut)
         y: Tensor = self.temporal(self.spatial(x), shortcut=shortcut, relu=True)
         return y
 

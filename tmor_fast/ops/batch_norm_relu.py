@@ -58,20 +58,24 @@ def batch_norm_relu(
     eps: float = 1e-5,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Batch norm with the statistics of x itself, plus a shortcut, and ReLU, in one pass over x.
+    """Batch norm with the statistics of x itself, as in training, plus a shortcut, and ReLU, in one pass over x.
 
     Statistics and gradients are computed in float32 at least. The first derivative is implemented, the second is not.
+    There is no state: running statistics are the caller's (`torch.nn.BatchNorm2d` keeps the variance times
+    R / (R - 1) of R rows). Autocast changes nothing: the result has x's dtype.
 
     Args:
         x: (..., C), channels last, any strides; at least two rows.
-        weight, bias: (C,), of x's dtype or float32.
+        weight, bias: (C,), of x's dtype or, for 16 bits, float32.
         shortcut: of x's shape and dtype, is added before the ReLU.
-        statistics: (2, C), at least float32: mean and biased variance of x, where they are known. The gradient
-            takes them for functions of x in any case, and none flows into the tensor.
+        statistics: (2, C), at least float32: mean and biased variance of x, where they are known. The gradient takes
+            them for functions of x, so statistics from elsewhere (running ones, those of all ranks) give wrong ones.
         relu: whether negative results become 0.
         eps: is added to the variance.
-        backend: "reference" (plain torch, any floating dtype), "cpu" (compiled; float32, float16 and bfloat16; the same
-            bits for any number of threads), or "auto": the first of "cpu", "reference" that can take the tensors.
+        backend: "reference" (plain torch, any floating dtype and device; several passes over memory), "cpu" (compiled;
+            float32, float16 and bfloat16; the same bits for any number of threads), or "auto": the first of "cpu",
+            "reference" that can take the tensors. There is no CUDA kernel: `torch.nn.functional.batch_norm` is faster
+            than the reference there.
 
     Returns:
         The result, of x's shape and dtype, contiguous, and the statistics (2, C), without gradient.
@@ -79,7 +83,7 @@ def batch_norm_relu(
     Raises:
         ValueError: shapes, dtypes or devices do not fit together, there are fewer than two rows, or the backend's name
             is unknown.
-        TypeError: x is not a floating-point tensor.
+        TypeError: an argument is not a tensor, or x not floating point.
         BackendUnavailableError: the backend cannot run.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -103,8 +107,10 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, sta
         ("statistics", statistics, (2, x.shape[-1]), (wide,)),
     )
     for name, tensor, shape, dtypes in expected:
-        if tensor is None:
+        if tensor is None and name in ("shortcut", "statistics"):
             continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{NAME}: {name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tuple(tensor.shape) != tuple(shape) or tensor.dtype not in dtypes or tensor.device != x.device:
             accepted = " or ".join(str(dtype) for dtype in dict.fromkeys(dtypes))
             raise ValueError(
@@ -137,7 +143,7 @@ def reference_forward(
     y = (rows - statistics[0]) * (statistics[1] + eps).rsqrt() * weight + bias
     if shortcut is not None:
         y = y + shortcut.reshape(y.shape)
-    return (y.relu() if relu else y).to(x.dtype).reshape(x.shape), statistics
+    return (y.relu() if relu else y).to(x.dtype).reshape(x.shape).contiguous(), statistics
 
 
 def reference_backward(
@@ -159,7 +165,7 @@ def reference_backward(
     dx = x.new_empty(0)
     if needed[0]:
         dx = (rows - total / len(rows) - normalised * (product / len(rows))) * (inverse * weight)
-        dx = dx.to(x.dtype).reshape(x.shape)
+        dx = dx.to(x.dtype).reshape(x.shape).contiguous()
     dweight = product.to(weight.dtype) if needed[1] else weight.new_empty(0)
     dbias = total.to(weight.dtype) if needed[2] else weight.new_empty(0)
     return dx, dweight, dbias, grad.contiguous() if needed[3] and out is not None else x.new_empty(0)
@@ -196,7 +202,9 @@ def cpu_forward(
     x, weight, bias = x.detach().contiguous(), _single(weight), _single(bias)
     added = None if shortcut is None else shortcut.detach().contiguous()
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    found = torch.empty(2, x.shape[-1]) if statistics is None else statistics.detach().clone().contiguous()
+    found = x.new_empty(2, x.shape[-1], dtype=torch.float32)
+    if statistics is not None:
+        found.copy_(statistics)
     with Launch(NAME, x.device) as launch:
         extension().batch_norm_relu_cpu(
             _given(launch, x, weight, eps),
@@ -224,7 +232,7 @@ def cpu_backward(
     result = None if out is None else out.detach().contiguous()
     dx = x.new_empty(x.shape if needed[0] else 0)
     dshortcut = x.new_empty(x.shape if needed[3] and out is not None else 0)
-    single = [torch.empty(weight.shape) if need else None for need in needed[1:3]]
+    single = [x.new_empty(weight.shape, dtype=torch.float32) if need else None for need in needed[1:3]]
     with Launch(NAME, x.device) as launch:
         extension().batch_norm_relu_backward_cpu(
             _given(launch, x, wide, eps),
