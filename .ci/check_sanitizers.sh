@@ -18,7 +18,7 @@ fi
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
-flags="-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+flags="-g1 -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DTMOR_TESTS=ON -DCMAKE_BUILD_TYPE=Debug \
   -DCMAKE_CXX_FLAGS="$flags" >"$build/log" 2>&1 || {
   cat "$build/log"
@@ -35,7 +35,7 @@ for test in $tests; do
   ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 \
     LSAN_OPTIONS=suppressions="$build/suppressions":print_suppressions=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-    bash -c "time $build/$test" >"$build/$test.log" 2>&1 &
+    "$build/$test" >"$build/$test.log" 2>&1 &
   running="$running $!"
 done
 failed=0
