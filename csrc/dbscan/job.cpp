@@ -3,22 +3,11 @@
 
 #include <algorithm>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "common/distance.hpp"
+#include "common/threads.hpp"
 
 namespace tmor::dbscan {
 namespace {
-
-int thread_index() {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 Rows rows_of(Isa isa) {
   (void)isa;
@@ -43,7 +32,7 @@ void Poll::begin(double first, double last, int64_t items) {
 bool Poll::step() {
   const int64_t done = done_.fetch_add(1, std::memory_order_relaxed) + 1;
   if (stopped()) return true;
-  if (poll_ == nullptr || thread_index() != 0) return false;
+  if (poll_ == nullptr || this_thread() != 0) return false;
   const Clock::time_point now = Clock::now();
   if (now - last_ < std::chrono::milliseconds(100)) return false;
   last_ = now;
@@ -63,7 +52,7 @@ Job::Job(const Params& p) : params(p), frame(make_frame(p, rows_of(p.isa))), pol
   for (int i = 0; i < p.threads; ++i) workers.emplace_back(p);
 }
 
-Worker* Job::worker() { return &workers[static_cast<size_t>(thread_index())]; }
+Worker* Job::worker() { return &workers[static_cast<size_t>(this_thread())]; }
 
 void Job::forget_prepared() {
   for (Worker& each : workers) each.prepared_panel = nullptr;

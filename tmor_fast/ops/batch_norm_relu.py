@@ -21,10 +21,9 @@ from torch import Tensor
 
 from tmor_fast.build import compiled, extension
 from tmor_fast.ops import registry
-from tmor_fast.ops.launch import Launch, dtype_code
+from tmor_fast.ops.launch import FLOATS, Launch, dtype_code, not_taken, single
 
 NAME = "batch_norm_relu"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Asked once: torch.compile cannot trace through a call of the compiled module.
 _MISSING = compiled(NAME, "cpu")
 
@@ -40,11 +39,7 @@ registry.define(
 
 def unavailable(x: Tensor) -> str | None:
     """None if the CPU kernel can take `x`, else the reason why not."""
-    if x.device.type != "cpu":
-        return f"it takes CPU tensors, x is on {x.device}"
-    if x.dtype not in DTYPES:
-        return f"it takes {', '.join(map(str, DTYPES))}, x is {x.dtype} (backend 'reference' takes it)"
-    return _MISSING
+    return not_taken(x, "cpu") or _MISSING
 
 
 def batch_norm_relu(
@@ -177,16 +172,12 @@ def _given(launch: Launch, x: Tensor, weight: Tensor, eps: float) -> dict[str, A
         "dtype": dtype_code(x.dtype),
         "rows": x.numel() // x.shape[-1],
         "channels": x.shape[-1],
-        "x": launch.pointer("x", x, dtypes=DTYPES),
+        "x": launch.pointer("x", x, dtypes=FLOATS),
         "weight": launch.pointer("weight", weight, dtypes=(torch.float32,)),
         "eps": eps,
         "threads": torch.get_num_threads(),
         "isa": "",
     }
-
-
-def _single(value: Tensor) -> Tensor:
-    return value.detach().to(torch.float32).contiguous()
 
 
 def cpu_forward(
@@ -199,7 +190,7 @@ def cpu_forward(
     relu: bool,
 ) -> tuple[Tensor, Tensor]:
     """The compiled `reference_forward`."""
-    x, weight, bias = x.detach().contiguous(), _single(weight), _single(bias)
+    x, weight, bias = x.detach().contiguous(), single(weight), single(bias)
     added = None if shortcut is None else shortcut.detach().contiguous()
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     found = x.new_empty(2, x.shape[-1], dtype=torch.float32)
@@ -228,11 +219,11 @@ def cpu_backward(
     needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The compiled `reference_backward`."""
-    x, grad, wide = x.detach().contiguous(), grad.detach().contiguous(), _single(weight)
+    x, grad, wide = x.detach().contiguous(), grad.detach().contiguous(), single(weight)
     result = None if out is None else out.detach().contiguous()
     dx = x.new_empty(x.shape if needed[0] else 0)
     dshortcut = x.new_empty(x.shape if needed[3] and out is not None else 0)
-    single = [x.new_empty(weight.shape, dtype=torch.float32) if need else None for need in needed[1:3]]
+    gradients = [x.new_empty(weight.shape, dtype=torch.float32) if need else None for need in needed[1:3]]
     with Launch(NAME, x.device) as launch:
         extension().batch_norm_relu_backward_cpu(
             _given(launch, x, wide, eps),
@@ -241,10 +232,10 @@ def cpu_backward(
             out=launch.pointer("out", result, dtypes=(x.dtype,), shape=tuple(x.shape)),
             grad_x=launch.pointer("grad_x", dx if needed[0] else None, dtypes=(x.dtype,)),
             grad_shortcut=launch.pointer("grad_shortcut", dshortcut if dshortcut.numel() else None, dtypes=(x.dtype,)),
-            grad_weight=launch.pointer("grad_weight", single[0], dtypes=(torch.float32,)),
-            grad_bias=launch.pointer("grad_bias", single[1], dtypes=(torch.float32,)),
+            grad_weight=launch.pointer("grad_weight", gradients[0], dtypes=(torch.float32,)),
+            grad_bias=launch.pointer("grad_bias", gradients[1], dtypes=(torch.float32,)),
         )
-    dweight, dbias = (weight.new_empty(0) if value is None else value.to(weight.dtype) for value in single)
+    dweight, dbias = (weight.new_empty(0) if value is None else value.to(weight.dtype) for value in gradients)
     return dx, dweight, dbias, dshortcut
 
 

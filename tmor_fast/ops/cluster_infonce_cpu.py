@@ -13,10 +13,9 @@ from torch import Tensor
 
 from tmor_fast.build import compiled, extension
 from tmor_fast.ops.cluster_infonce_reference import Rows
-from tmor_fast.ops.launch import Launch, dtype_code
+from tmor_fast.ops.launch import FLOATS, Launch, dtype_code, single
 
 NAME = "cluster_infonce"
-KEY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FORMS = {"sum": 0, "mean": 1, "supcon": 2}
 _DENOMINATORS = {"all": 0, "negatives": 1}
 # Asked once: torch.compile cannot trace through a call of the compiled module.
@@ -28,8 +27,8 @@ def unavailable(query: Tensor, keys: Tensor, positive: Tensor | None) -> str | N
     if query.device.type != "cpu":
         return f"it takes CPU tensors, query is on {query.device}"
     for name, value in (("query", query), ("keys", keys), ("positive", positive)):
-        if value is not None and value.dtype not in KEY_DTYPES:
-            accepted = ", ".join(map(str, KEY_DTYPES))
+        if value is not None and value.dtype not in FLOATS:
+            accepted = ", ".join(map(str, FLOATS))
             return f"it takes {accepted}, {name} is {value.dtype} (backends 'tiled' and 'reference' take it)"
     return _MISSING
 
@@ -37,11 +36,6 @@ def unavailable(query: Tensor, keys: Tensor, positive: Tensor | None) -> str | N
 def _rows_contiguous(keys: Tensor) -> Tensor:
     """`keys`, copied only where the numbers of one row do not lie side by side."""
     return keys if keys.stride(1) == 1 or keys.shape[1] == 1 else keys.contiguous()
-
-
-def single(value: Tensor) -> Tensor:
-    """`value` without its gradient, float32 and contiguous."""
-    return value.detach().to(torch.float32).contiguous()
 
 
 class KernelCall:
@@ -84,7 +78,7 @@ class KernelCall:
             "form": self.form,
             "denominator": self.denominator,
             "query": launch.pointer("query", self.query, dtypes=(torch.float32,)),
-            "keys": launch.pointer("keys", self.keys, dtypes=KEY_DTYPES, shape=(None, width), contiguous=False),
+            "keys": launch.pointer("keys", self.keys, dtypes=FLOATS, shape=(None, width), contiguous=False),
             "positive": launch.pointer("positive", self.positive, dtypes=(torch.float32,), shape=(size, width)),
             "key_log_weight": launch.pointer("key_log_weight", self.weight, dtypes=(torch.float32,), shape=(bank,)),
             "chosen": launch.pointer("chosen", self.chosen, dtypes=(torch.int64,), shape=(size, None)),

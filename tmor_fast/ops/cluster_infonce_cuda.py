@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from tmor_fast.build import compiled, extension
-from tmor_fast.ops.cluster_infonce_cpu import KEY_DTYPES, KernelCall, single
+from tmor_fast.ops.cluster_infonce_cpu import KernelCall
 from tmor_fast.ops.cluster_infonce_reference import Rows
-from tmor_fast.ops.launch import Launch, dtype_code
+from tmor_fast.ops.launch import FLOATS, Launch, dtype_code, single
 
 NAME = "cluster_infonce"
 BACKENDS = ("cuda", "cuda_naive")
@@ -31,8 +31,8 @@ def unavailable(backend: str, query: Tensor, keys: Tensor, positive: Tensor | No
     if query.device.type != "cuda":
         return f"it takes CUDA tensors, query is on {query.device}"
     for name, value in (("query", query), ("keys", keys), ("positive", positive)):
-        if value is not None and value.dtype not in KEY_DTYPES:
-            accepted = ", ".join(map(str, KEY_DTYPES))
+        if value is not None and value.dtype not in FLOATS:
+            accepted = ", ".join(map(str, FLOATS))
             return f"it takes {accepted}, {name} is {value.dtype} (backends 'tiled' and 'reference' take it)"
     if backend == "cuda" and query.shape[1] > MAX_DIMENSIONS:
         return f"it takes up to {MAX_DIMENSIONS} dimensions, got {query.shape[1]} (backend 'tiled' takes them)"

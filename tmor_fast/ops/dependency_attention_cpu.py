@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from tmor_fast.build import compiled, extension, multiplies_bfloat16
-from tmor_fast.ops.launch import Launch, dtype_code
+from tmor_fast.ops.launch import FLOATS, Launch, dtype_code, not_taken, single
 
 NAME = "dependency_attention"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WEIGHTS = ("query_key_weight", "query_key_bias", "dependency", "value_weight")
 # Asked once: torch.compile cannot trace through a call of the compiled module.
 _MISSING = compiled(NAME, "cpu")
@@ -25,11 +24,7 @@ _NATIVE_BFLOAT16 = multiplies_bfloat16()
 
 def unavailable(x: Tensor) -> str | None:
     """None if the CPU kernel can take `x`, else the reason why not."""
-    if x.device.type != "cpu":
-        return f"it takes CPU tensors, x is on {x.device}"
-    if x.dtype not in DTYPES:
-        return f"it takes {', '.join(map(str, DTYPES))}, x is {x.dtype} (backend 'reference' takes it)"
-    return _MISSING
+    return not_taken(x, "cpu") or _MISSING
 
 
 def torch_is_faster(x: Tensor) -> bool:
@@ -37,16 +32,12 @@ def torch_is_faster(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and _NATIVE_BFLOAT16
 
 
-def _single(value: Tensor) -> Tensor:
-    return value.detach().to(torch.float32).contiguous()
-
-
 class _Call:
     """The arguments that both passes share; keeps what was converted alive until the kernel has run."""
 
     def __init__(self, x: Tensor, weights: tuple[Tensor, ...], num_heads: int) -> None:
         self.x = x.detach().contiguous()
-        self.weights = tuple(_single(weight) for weight in weights)
+        self.weights = tuple(single(weight) for weight in weights)
         self.num_heads = num_heads
 
     def arguments(self, launch: Launch) -> dict[str, Any]:
@@ -60,7 +51,7 @@ class _Call:
             "channels_out": self.weights[3].shape[0],
             "heads": self.num_heads,
             "embedding": self.weights[0].shape[0] // (2 * self.num_heads),
-            "x": launch.pointer("x", self.x, dtypes=DTYPES),
+            "x": launch.pointer("x", self.x, dtypes=FLOATS),
             "threads": torch.get_num_threads(),
             "isa": "",
         }
@@ -89,7 +80,7 @@ def cpu_forward(
     if not out.numel():
         return out
     call = _Call(x, (query_key_weight, query_key_bias, dependency, value_weight), num_heads)
-    bias = _single(value_bias)
+    bias = single(value_bias)
     added = None if shortcut is None else shortcut.detach().contiguous()
     with Launch(NAME, x.device) as launch:
         extension().dependency_attention_cpu(
@@ -116,7 +107,7 @@ def cpu_backward(
     """Gradients of the six tensor arguments; those not `needed` are empty. Arguments as in `reference_backward`."""
     shapes = (query_key_weight.shape, query_key_bias.shape, dependency.shape, value_weight.shape)
     grad_x = x.new_empty(x.shape if needed[0] else 0)
-    single = [
+    gradients = [
         torch.empty(shape, dtype=torch.float32) if need else None
         for shape, need in zip((*shapes, value_weight.shape[:1]), needed[1:], strict=True)
     ]
@@ -126,7 +117,7 @@ def cpu_backward(
         with Launch(NAME, x.device) as launch:
             pointers = {
                 name: launch.pointer(name, value, dtypes=(torch.float32,))
-                for name, value in zip((*WEIGHTS, "value_bias"), single, strict=True)
+                for name, value in zip((*WEIGHTS, "value_bias"), gradients, strict=True)
             }
             extension().dependency_attention_backward_cpu(
                 call.arguments(launch),
@@ -135,8 +126,8 @@ def cpu_backward(
                 **pointers,
             )
     else:
-        for value in single:
+        for value in gradients:
             if value is not None:
                 value.zero_()
-    weights = [x.new_empty(0) if value is None else value.to(x.dtype) for value in single]
+    weights = [x.new_empty(0) if value is None else value.to(x.dtype) for value in gradients]
     return grad_x, weights[0], weights[1], weights[2], weights[3], weights[4]

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from tmor_fast.build import compiled, extension
-from tmor_fast.ops.launch import Launch, dtype_code
+from tmor_fast.ops.launch import Launch, dtype_code, not_taken
 
 NAME = "dependency_attention"
 BACKENDS = ("cuda", "cuda_naive")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _CAPABILITY = (8, 0)
 # Asked once: torch.compile cannot trace through a call of the compiled module.
 _MISSING = {backend: compiled(NAME, backend) for backend in BACKENDS}
@@ -45,11 +44,7 @@ def unavailable(backend: str, x: Tensor, sizes: tuple[int, int, int]) -> str | N
         x: the input.
         sizes: Cout, H and Ce.
     """
-    if x.device.type != "cuda":
-        return f"it takes CUDA tensors, x is on {x.device}"
-    if x.dtype not in DTYPES:
-        return f"it takes {', '.join(map(str, DTYPES))}, x is {x.dtype} (backend 'reference' takes it)"
-    missing = _MISSING[backend]
+    missing = not_taken(x, "cuda") or _MISSING[backend]
     if missing is not None:
         return missing
     return _refusal(backend, x.device.index or 0, dtype_code(x.dtype), x.shape[2], x.shape[3], *sizes)

@@ -30,6 +30,23 @@ DTYPE_CODES: Final[dict[torch.dtype, int]] = {
     torch.bool: 7,
 }
 
+# What the kernels of networks and losses take.
+FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def not_taken(x: Tensor, device: str) -> str | None:
+    """None if kernels on `device` ("cpu" or "cuda") take x as one of `FLOATS`, else the reason why not."""
+    if x.device.type != device:
+        return f"it takes {device.upper()} tensors, x is on {x.device}"
+    if x.dtype not in FLOATS:
+        return f"it takes {', '.join(map(str, FLOATS))}, x is {x.dtype} (backend 'reference' takes it)"
+    return None
+
+
+def single(value: Tensor) -> Tensor:
+    """`value` in float32, contiguous, without its gradient; copied only where it is not so already."""
+    return value.detach().to(torch.float32).contiguous()
+
 
 def dtype_code(dtype: torch.dtype) -> int:
     """The number by which csrc/ knows `dtype`; TypeError if it does not."""
