@@ -16,6 +16,7 @@ from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
 from tmor_fast.benchmark.machine import cpu_flags
 
 FRAMES, CLASSES = 150, 60
+PRODUCT = 1024  # rows and columns of the matrices whose products are the floor
 SIZES = {"inference": 32, "latency": 1, "training": 16}
 QUICK_SIZES = {"inference": 4, "training": 2}
 # Largest error against float64 relative to the largest value. In few clips a single ReLU that rounding puts on the
@@ -73,12 +74,17 @@ def _autocast(half: bool, device: str) -> Any:
 
 
 def _inference(clips: int, released: bool, form: str, settings: Settings) -> Call:
+    """Eval mode without gradients. Ours as `for_inference` gives it; form "as trained" is the module itself."""
     import torch
+
+    from tmor_fast.nn import for_inference
 
     model = _model(released, settings).eval().to(settings.device)
     joints = _joints(clips, settings).to(settings.device)
     if form == "channels-last":
         model = model.to(memory_format=torch.channels_last)
+    if not released and form in ("", "bf16"):
+        model = for_inference(model)
     forward = torch.compile(model) if "compiled" in form else model
 
     def call() -> dict[str, Any]:
@@ -114,6 +120,24 @@ def _training(clips: int, released: bool, form: str, settings: Settings) -> Call
     return call
 
 
+def _products(operations: float, settings: Settings) -> Call:
+    """As many operations in large matrix products: what the machine can do in the minutes in which the others run."""
+    import torch
+
+    a, b = (torch.randn(PRODUCT, PRODUCT, device=settings.device) for _ in range(2))
+    count = _product_count(operations)
+
+    def call() -> None:
+        for _ in range(count):
+            torch.mm(a, b)
+
+    return call
+
+
+def _product_count(operations: float) -> int:
+    return max(1, round(operations / (2 * PRODUCT**3)))
+
+
 def _no_bf16(settings: Settings) -> str | None:
     if settings.device == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags()):
         return "this CPU has no bf16 instructions"
@@ -140,7 +164,16 @@ def _contenders(work: str, clips: int, settings: Settings) -> list[Contender]:
     if settings.quick:
         return found
     found += [one("tmor_fast, compiled", False, "compiled"), one("released, compiled", True, "compiled")]
+    operations = known()
+    count = _product_count(operations)
+    found.append(
+        Contender(
+            f"{count} products of {PRODUCT} squared", "floor", lambda: _products(operations, settings),
+            flops=2.0 * PRODUCT**3 * count, note="as many operations as one pass, to the next whole product",
+        )
+    )  # fmt: skip
     if work != "training":
+        found.append(one("tmor_fast, as trained", False, "as trained"))
         found.append(one("released, channels-last", True, "channels-last"))
     return found
 

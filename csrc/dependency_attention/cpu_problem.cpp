@@ -23,7 +23,7 @@ Kernel kernel_for(Isa isa) {
 // blocks of rows, where several threads may share a clip.
 Blocks blocks_of(const CpuParams& params, int64_t frame) {
   constexpr int64_t kTileFloats = 98304;
-  constexpr int64_t kRows = 96;
+  constexpr int64_t kRows = 80;
   constexpr int64_t kShares = 8;
   const int64_t fitting = std::max<int64_t>(1, kTileFloats / frame);
   const int64_t worthwhile =
@@ -60,19 +60,27 @@ void Panels::fill(int64_t panel, const float* source, int64_t step_stride, int64
   float* target = values_.data() + panel * panel_width_ * steps;
   // Without padding inside, steps are counted as they lie.
   const bool plain = steps_.size == steps_.padded;
-  // A line of the source or of the panel at a time, whichever way the source lies.
-  for (int64_t block = 0; block < steps; block += kLine) {
-    const int64_t end = std::min(block + kLine, steps);
-    for (int64_t c = 0; c < width; ++c) {
-      const int64_t column = columns_.real(panel * panel_width_ + c);
-      const float* from = source + std::max<int64_t>(column, 0) * column_stride;
-      if (plain && column >= 0) {
-        for (int64_t s = block; s < end; ++s) target[s * width + c] = from[s * step_stride];
-        continue;
-      }
-      for (int64_t s = block; s < end; ++s) {
-        const int64_t step = steps_.real(s);
-        target[s * width + c] = column < 0 || step < 0 ? 0.0F : from[step * step_stride];
+  // Squares of whole lines of the source and of the panel, whichever way the source lies; columns are found once,
+  // for that takes two divisions.
+  for (int64_t first = 0; first < width; first += kLine) {
+    const int64_t columns = std::min(kLine, width - first);
+    const float* from[kLine];
+    for (int64_t c = 0; c < columns; ++c) {
+      const int64_t column = columns_.real(panel * panel_width_ + first + c);
+      from[c] = column < 0 ? nullptr : source + column * column_stride;
+    }
+    for (int64_t block = 0; block < steps; block += kLine) {
+      const int64_t end = std::min(block + kLine, steps);
+      for (int64_t c = 0; c < columns; ++c) {
+        float* to = target + first + c;
+        if (plain && from[c] != nullptr) {
+          for (int64_t s = block; s < end; ++s) to[s * width] = from[c][s * step_stride];
+          continue;
+        }
+        for (int64_t s = block; s < end; ++s) {
+          const int64_t step = steps_.real(s);
+          to[s * width] = from[c] == nullptr || step < 0 ? 0.0F : from[c][step * step_stride];
+        }
       }
     }
   }

@@ -14,6 +14,7 @@ from tmor_fast.inference.model import ActionModel
 from tmor_fast.inference.network import Network
 from tmor_fast.inference.settings import trained_with
 from tmor_fast.nn.checkpoint import load_checkpoint
+from tmor_fast.nn.for_inference import for_inference
 from tmor_fast.teachers.protocol import Teacher
 
 # What a run folder may hold: a pre-trained model, or the classifiers of one or two streams.
@@ -57,7 +58,8 @@ def load(
     networks = []
     for file in files:
         module, metadata = load_checkpoint(file)
-        networks.append(Network(module.to(place, precision), trained_with(str(file), module, metadata)))
+        settings = trained_with(str(file), module, metadata)
+        networks.append(Network(for_inference(module.to(place, precision)), settings))
     return ActionModel(networks, [str(file) for file in files], text_teacher=text_teacher)
 
 

@@ -137,8 +137,10 @@ def _fill(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def _affine(norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) of a batch norm in eval mode."""
+    if norm is None:
+        raise TypeError("PlainUNIK copies a model as it was trained, not a copy by for_inference")
     fixed = fixed_norm(norm)
     assert fixed is not None
     return fixed.scale, fixed.shift

@@ -6,6 +6,7 @@ from tmor_fast.nn.checkpoint import load_checkpoint, load_classifier, load_model
 from tmor_fast.nn.clip_loss import ClipLoss
 from tmor_fast.nn.contrastive import InfoNCELoss, NTXentLoss, SupConLoss
 from tmor_fast.nn.detection import FrameClassifier
+from tmor_fast.nn.for_inference import for_inference
 from tmor_fast.nn.momentum import MomentumEncoder, ema_update
 from tmor_fast.nn.objective import Objective, TeacherFeatures
 from tmor_fast.nn.options import TMOROptions, option_table
@@ -36,6 +37,7 @@ __all__ = [
     "UNIKConfig",
     "config_from_official",
     "ema_update",
+    "for_inference",
     "gather_rows",
     "load_checkpoint",
     "load_classifier",

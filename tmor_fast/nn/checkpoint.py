@@ -12,6 +12,7 @@ import torch
 
 from tmor_fast.atomic import new_file
 from tmor_fast.errors import DataError
+from tmor_fast.nn.for_inference import trained_state
 from tmor_fast.nn.options import TMOROptions
 from tmor_fast.nn.tmor import TMOR
 from tmor_fast.nn.unik import UNIK
@@ -31,13 +32,16 @@ def save_model(path: str | os.PathLike[str], model: TMOR, metadata: dict[str, An
         model: what to save.
         metadata: plain values (strings, numbers, lists, dicts) that describe its training: layout, normalisation,
             clip length, teachers, label names.
+
+    Raises:
+        ValueError: the model is a copy by `for_inference`.
     """
     content = {
         "backbone": dataclasses.asdict(model.backbone.config),
         "options": dataclasses.asdict(model.options),
         "video_dim": model.video_dim,
         "text_dim": model.text_dim,
-        "state_dict": model.state_dict(),
+        "state_dict": trained_state(model),
     }
     _write(Path(path), MODEL, content, metadata)
 
@@ -79,12 +83,12 @@ def save_classifier(path: str | os.PathLike[str], encoder: UNIK, metadata: dict[
         metadata: plain values: label names, layout, normalisation, clip length, stream.
 
     Raises:
-        ValueError: the encoder has no classifier.
+        ValueError: the encoder has no classifier, or is a copy by `for_inference`.
     """
     if encoder.num_classes is None:
         raise ValueError("save_classifier: the encoder has no classifier; save a bare encoder by its state_dict")
     config = dataclasses.replace(encoder.config, num_classes=encoder.num_classes)
-    content = {"backbone": dataclasses.asdict(config), "state_dict": encoder.state_dict()}
+    content = {"backbone": dataclasses.asdict(config), "state_dict": trained_state(encoder)}
     _write(Path(path), CLASSIFIER, content, metadata)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from tmor_fast.nn.convolution import has_fused_convolution
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.nn.unik_config import UNIKConfig
 
@@ -50,10 +51,21 @@ def _backward(grad: torch.Size, *args: Any, **kwargs: Any) -> int:
     return 2 * _forward(*args, **kwargs)
 
 
+def _fused_convolution(x: torch.Size, *args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
+    # With a shortcut its shape comes before the weight's.
+    weight = args[1] if args[1] is not None and len(args[1]) == len(x) else args[0]
+    return conv_flop_count(list(x), list(weight), list(out_shape))
+
+
 def flop_formulas() -> dict[Any, Callable[..., int]]:
-    """The `custom_mapping` with which `torch.utils.flop_counter.FlopCounterMode` knows this library's ops."""
+    """The `custom_mapping` with which `torch.utils.flop_counter.FlopCounterMode` knows the ops that UNIK calls.
+
+    They are this library's, and oneDNN's fused convolution where torch has it.
+    """
     ops = torch.ops.tmor_fast
+    fused = {torch.ops.mkldnn._convolution_pointwise: _fused_convolution} if has_fused_convolution() else {}
     return {
+        **fused,
         ops.dependency_attention: _forward,
         ops.dependency_attention_statistics: _forward,
         ops.dependency_attention_backward: _backward,

@@ -1,6 +1,7 @@
 """Batch norm in inference, moved into the product before it: one pass over the activations less.
 
-Nothing is kept between calls, so there is no stale copy: folding costs one pass over the weights.
+A model as it was trained folds at every call, which costs a pass over the weights and leaves no stale copy;
+`tmor_fast.nn.for_inference` folds once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tmor_fast.nn.convolution import convolve_add_relu
 from tmor_fast.nn.normalising import has_hooks, normalise
 
 
@@ -35,12 +37,14 @@ class FoldedNorm:
         return (self.shift if bias is None else bias * self.scale + self.shift).to(dtype)
 
 
-def fold(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, bool]:
+def fold(norm: nn.Module | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, bool]:
     """A product's weight (C, ...) and bias (C,) with the norm after it inside, and whether it is.
 
     The norm must run itself, and both come back as they are, in training, where gradients are recorded, with hooks,
-    without statistics, or where it is another kind of norm.
+    without statistics, or where it is another kind of norm. None is one that is inside already.
     """
+    if norm is None:
+        return weight, bias, True
     if not isinstance(norm, _BatchNorm) or norm.training or torch.is_grad_enabled() or has_hooks(norm):
         return weight, bias, False
     fixed = fixed_norm(norm)
@@ -62,7 +66,7 @@ def fixed_norm(norm: _BatchNorm) -> FoldedNorm | None:
 
 
 def convolve(
-    conv: nn.Conv2d, norm: nn.Module, x: Tensor, *, shortcut: Tensor | None = None, relu: bool = False
+    conv: nn.Conv2d, norm: nn.Module | None, x: Tensor, *, shortcut: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """`relu(norm(conv(x)) + shortcut)` of channels-last x (B, C, T, V), the norm folded where nobody listens to either.
 
@@ -77,5 +81,7 @@ def convolve(
         x = x[:, :, :: stride[0]].contiguous(memory_format=torch.channels_last)
         stride = (1, stride[1])
     weight, bias, folded = fold(norm, conv.weight, conv.bias)
+    if folded:
+        return convolve_add_relu(conv, x, weight, bias, stride=stride, shortcut=shortcut, relu=relu)
     y = F.conv2d(x, weight, bias, stride, conv.padding, conv.dilation, conv.groups)
-    return normalise(None if folded else norm, y, shortcut=shortcut, relu=relu)
+    return normalise(norm, y, shortcut=shortcut, relu=relu)

@@ -42,7 +42,7 @@ class TemporalConv(nn.Module):
             padding=((kernel - 1) * dilation // 2, 0),
             dilation=(dilation, 1),
         )
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels)  # None: inside the convolution (for_inference)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
@@ -84,7 +84,7 @@ class SpatialUnit(nn.Module):
         self.query_key_bias = nn.Parameter(torch.empty(2 * heads * self.embedding))
         self.value_weight = nn.Parameter(torch.empty(out_channels, heads * in_channels))
         self.value_bias = nn.Parameter(torch.empty(heads, out_channels))
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm: nn.BatchNorm2d | None = nn.BatchNorm2d(out_channels)  # None: inside the values (for_inference)
         self.shortcut: TemporalConv | None = None
         if in_channels != out_channels:
             self.shortcut = TemporalConv(in_channels, out_channels, kernel=1)
@@ -106,7 +106,8 @@ class SpatialUnit(nn.Module):
         nn.init.zeros_(self.query_key_bias)
         nn.init.normal_(self.value_weight, std=math.sqrt(2 / (self.out_channels * self.in_channels * self.heads)))
         nn.init.zeros_(self.value_bias)
-        nn.init.constant_(self.norm.weight, FUSED_NORM_WEIGHT)
+        if self.norm is not None:
+            nn.init.constant_(self.norm.weight, FUSED_NORM_WEIGHT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, Cin, T, V) to (B, Cout, T, V)."""
@@ -125,7 +126,6 @@ class SpatialUnit(nn.Module):
         """Bring (B, C, T, tau*V) back to (B, C, T, V)."""
         conv, norm = self.window_conv, self.window_norm
         assert conv is not None
-        assert norm is not None
         weight, bias, folded = fold(norm, conv.weight, conv.bias)
         # Joints of tau frames lie V apart: a (1, tau) convolution with dilation V over them, four-dimensional.
         z = F.conv2d(y, weight[..., 0], bias, dilation=(1, self.joints))
@@ -170,14 +170,14 @@ class UNIKBlock(nn.Module):
 
 
 def attend(
-    x: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], norm: nn.Module, shortcut: Tensor
+    x: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], norm: nn.Module | None, shortcut: Tensor
 ) -> Tensor:
     """`relu(norm(dependency_attention(x, *weights)) + shortcut)`, with as few passes over memory as the norm allows.
 
     Args:
         x: (B, Cin, T, V), channels_last.
         weights: query_key_weight, query_key_bias, dependency, value_weight and value_bias of the op.
-        norm: the batch norm of its result.
+        norm: the batch norm of its result; None if it is inside the value weights already.
         shortcut: (B, Cout, T, V), channels_last.
 
     Returns:

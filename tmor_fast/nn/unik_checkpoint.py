@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tmor_fast.errors import DataError
+from tmor_fast.nn.for_inference import trained_state
 from tmor_fast.nn.unik import UNIK
 from tmor_fast.nn.unik_blocks import UNIKBlock
 from tmor_fast.nn.unik_config import Dilation, UNIKConfig
@@ -68,8 +69,11 @@ def to_official(model: UNIK, prefix: str = "") -> OrderedDict[str, Tensor]:
     Returns:
         Key -> copy of the tensor, in the released order; 362 entries for the released network with a classifier.
         `torch.save` of it is what the released code loads.
+
+    Raises:
+        ValueError: the model is a copy by `for_inference`.
     """
-    state = model.state_dict()
+    state = trained_state(model)
     return OrderedDict(
         (prefix + entry.key, entry.read(state).detach().to("cpu", copy=True).contiguous()) for entry in _entries(model)
     )
@@ -101,7 +105,7 @@ def load_official(
 
     Raises:
         DataError: not such a checkpoint, or it does not fit the model; every key at fault is named.
-        ValueError: unknown `classifier` or `encoder`.
+        ValueError: unknown `classifier` or `encoder`, or the model is a copy by `for_inference`.
     """
     if classifier not in ("load", "keep"):
         raise ValueError(f"unknown classifier {classifier!r}; accepted: 'load', 'keep'")
@@ -110,7 +114,7 @@ def load_official(
         ignored += [prefix + key for key in state if key.startswith("fc.")]
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
 
-    target = model.state_dict()
+    target = trained_state(model)
     entries = [e for e in _entries(model) if classifier == "load" or not e.key.startswith("fc.")]
     shapes = {entry.key: tuple(entry.read(target).shape) for entry in entries}
     missing = [key for key in shapes if key not in state]

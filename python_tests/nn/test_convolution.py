@@ -1,0 +1,121 @@
+"""Convolutions with shortcut and ReLU: what torch's functions give, by oneDNN's fused op and without it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tmor_fast.nn import convolution as module
+from tmor_fast.nn.convolution import PackedConv2d, convolve_add_relu
+
+FUSED = module.has_fused_convolution()
+
+
+def maps(*shape: int, seed: int = 0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def conv_of(cin: int, cout: int, kernel: int = 9, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    torch.manual_seed(0)
+    padding = ((kernel - 1) * dilation // 2, 0)
+    return nn.Conv2d(cin, cout, (kernel, 1), (stride, 1), padding, (dilation, 1))
+
+
+def packed(conv: nn.Conv2d) -> PackedConv2d:
+    return PackedConv2d(conv, conv.weight, conv.bias)
+
+
+def expected(conv: nn.Conv2d, x: Tensor, shortcut: Tensor | None, relu: bool, dtype: torch.dtype) -> Tensor:
+    wide = [None if value is None else value.to(dtype) for value in (x, conv.weight, conv.bias)]
+    y = F.conv2d(*wide, conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
+    y = y if shortcut is None else y + shortcut.to(dtype)
+    return F.relu(y) if relu else y
+
+
+@given(
+    cin=st.sampled_from([2, 3, 16, 64]), cout=st.sampled_from([5, 16, 64]), kernel=st.sampled_from([1, 3, 9]),
+    stride=st.sampled_from([1, 2]), dilation=st.sampled_from([1, 2]), frames=st.sampled_from([1, 2, 9, 30]),
+    joints=st.sampled_from([1, 5, 17]), clips=st.integers(1, 3), shortcut=st.booleans(), relu=st.booleans(),
+    keeps=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+@torch.no_grad()
+def test_against_float64(
+    cin: int, cout: int, kernel: int, stride: int, dilation: int, frames: int, joints: int, clips: int,
+    shortcut: bool, relu: bool, keeps: bool, seed: int,
+) -> None:  # fmt: skip
+    conv = conv_of(cin, cout, kernel, stride, dilation)
+    x = maps(clips, cin, frames, joints, seed=seed)
+    added = maps(clips, cout, (frames - 1) // stride + 1, joints, seed=seed + 1) if shortcut else None
+    before = None if added is None else added.clone()
+    used = packed(conv) if keeps else conv
+    found = convolve_add_relu(
+        used, x, used.weight, used.bias, stride=(stride, 1), shortcut=added, relu=relu
+    )  # fmt: skip
+    truth = expected(conv, x, added, relu, torch.float64)
+    plain = expected(conv, x, added, relu, torch.float32)
+    error, allowed = (found - truth).abs().max(), 2 * (plain - truth).abs().max() + 1e-6
+    assert error <= allowed
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.shape == truth.shape
+    assert added is None or torch.equal(added, before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@torch.no_grad()
+def test_nan_stays(keeps: bool) -> None:
+    conv = conv_of(16, 16)
+    used = packed(conv) if keeps else conv
+    x, added = maps(1, 16, 20, 5), maps(1, 16, 20, 5, seed=1)
+    x[0, 3, 5, 2] = torch.nan
+    added[0, 0, 19, 0] = torch.nan
+    found = convolve_add_relu(used, x, used.weight, used.bias, stride=(1, 1), shortcut=added, relu=True)
+    assert torch.equal(found.isnan(), expected(conv, x, added, True, torch.float32).isnan())
+    assert found.isnan().sum() == 9 * 16 + 1
+
+
+@pytest.mark.skipif(not FUSED, reason="this torch has no fused convolution")
+@torch.no_grad()
+def test_the_packed_weight_is_used_and_follows_the_weight() -> None:
+    conv, x = packed(conv_of(16, 16)), maps(2, 16, 20, 5)
+    first = convolve_add_relu(conv, x, conv.weight, conv.bias, stride=(1, 1))
+    made = conv._packed
+    assert made is not None
+    convolve_add_relu(conv, x, conv.weight, conv.bias, stride=(1, 1))
+    assert conv._packed is made
+    conv.weight.mul_(2)
+    torch.testing.assert_close(
+        convolve_add_relu(conv, x, conv.weight, None, stride=(1, 1)), F.conv2d(x, conv.weight, None, padding=(4, 0))
+    )
+    conv.to(torch.float64).to(torch.float32)
+    assert conv._packed is None
+    conv.weight.div_(2)
+    torch.testing.assert_close(convolve_add_relu(conv, x, conv.weight, conv.bias, stride=(1, 1)), first)
+    # Another weight than the convolution's own has no packed copy.
+    other = conv.weight * 3
+    torch.testing.assert_close(
+        convolve_add_relu(conv, x, other, None, stride=(1, 1)), F.conv2d(x, other, None, padding=(4, 0))
+    )
+
+
+@pytest.mark.skipif(not FUSED, reason="this torch has no fused convolution")
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_where_the_fused_op_is_not_called() -> None:
+    conv, x = conv_of(4, 4), maps(1, 4, 9, 5)
+    assert not module._takes(x, conv.weight, None)  # gradients are recorded
+    with torch.no_grad():
+        assert module._takes(x, conv.weight, x)
+        assert not module._takes(x.double(), conv.weight.double(), None)
+        assert not module._takes(x, conv.weight.double(), None)
+        assert not module._takes(x[:0], conv.weight, None)
+        assert not module._takes(x.contiguous(), conv.weight, None)
+        assert not module._takes(x, conv.weight, x.contiguous())
+        assert not module._takes(x.to("meta"), conv.weight, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not module._takes(x, conv.weight, None)
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not module._takes(x, conv.weight, None)
