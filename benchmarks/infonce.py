@@ -19,18 +19,16 @@ from infonce_data import (
     BANKS,
     CLUSTERS,
     QUERIES,
-    SECONDS,
     TEMPERATURE,
     WIDTH,
     WRONG,
-    asked_seconds,
     backends,
     data,
     query_loss,
     too_large,
 )
 
-from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
+from tmor_fast.benchmark import SECONDS, Call, Case, Claim, Contender, Settings, asked_seconds
 
 HALF_SIZES, CHECKED = ((64, 65_536), (1024, 65_536), (4096, 1_048_576)), 16  # queries and keys; queries checked
 WRONG_HALF = 3e-2  # what `WRONG` is to float32, for a bank of 16 bits

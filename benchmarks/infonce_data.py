@@ -13,7 +13,6 @@ BANKS = (65_536, 1_048_576)
 # Matrices of the logits' size that the reference holds at once, measured with autograd; decides what is tried at all.
 EAGER_MATRICES = 9
 WRONG = 1e-3  # relative error that no float32 form may reach
-SECONDS = ("", "of timing for each contender, allocator for allocator; default: as the run has it")
 
 
 def data(
@@ -72,8 +71,3 @@ def backends(settings: Settings) -> list[str]:
 
     built = [name for name in build_config()["backends"]["cluster_infonce"] if name == settings.device]
     return [*built, "tiled"]
-
-
-def asked_seconds(settings: Settings) -> float | None:
-    """The option `SECONDS` as a case takes it."""
-    return float(settings.options["seconds"]) if settings.options["seconds"] else None

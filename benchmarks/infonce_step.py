@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infonce_data import BANKS, QUERIES, SECONDS, TEMPERATURE, WIDTH, WRONG, asked_seconds, backends, data, too_large
+from infonce_data import BANKS, QUERIES, TEMPERATURE, WIDTH, WRONG, backends, data, too_large
 
-from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
+from tmor_fast.benchmark import SECONDS, Call, Case, Claim, Contender, Settings, asked_seconds
 
 CAPTIONS, DRAWN = 60, 4
 VIDEO, TEXT = 512, 384  # width of the teachers' embeddings: ViCLIP, a small sentence encoder

@@ -5,6 +5,6 @@ measure it, and leave a JSON record and one HTML page. What several claims share
 declares none, and is imported by name.
 """
 
-from tmor_fast.benchmark.case import Call, Case, Claim, Contender, Floor, Settings
+from tmor_fast.benchmark.case import SECONDS, Call, Case, Claim, Contender, Floor, Settings, asked_seconds
 
-__all__ = ["Call", "Case", "Claim", "Contender", "Floor", "Settings"]
+__all__ = ["SECONDS", "Call", "Case", "Claim", "Contender", "Floor", "Settings", "asked_seconds"]

@@ -34,6 +34,15 @@ class Settings:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
+# An option that claims may have, and what a case makes of it.
+SECONDS = ("", "of timing for each contender, allocator for allocator; default: as the run has it")
+
+
+def asked_seconds(settings: Settings) -> float | None:
+    """The option `SECONDS` as a case takes it."""
+    return float(settings.options["seconds"]) if settings.options["seconds"] else None
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way of doing the work of a case.

@@ -59,7 +59,8 @@ def load(
     for file in files:
         module, metadata = load_checkpoint(file)
         settings = trained_with(str(file), module, metadata)
-        networks.append(Network(for_inference(module.to(place, precision)), settings))
+        # Norms are folded before the weights are rounded.
+        networks.append(Network(for_inference(module).to(place, precision), settings))
     return ActionModel(networks, [str(file) for file in files], text_teacher=text_teacher)
 
 

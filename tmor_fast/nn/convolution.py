@@ -84,7 +84,10 @@ class PackedConv2d(nn.Conv2d):
         self.training = False
 
     def packed(self, x: Tensor) -> Tensor:
-        """The weight as oneDNN wants it for inputs like x, made once and anew where the weight was written to."""
+        """The weight as oneDNN wants it for inputs like x, made once and anew where the weight was written to.
+
+        Writes through `.data` leave no trace and are not seen.
+        """
         if self._packed is None or self._packed_from != self.weight._version:
             reorder: Any = torch.ops.mkldnn._reorder_convolution_weight
             sizes = (list(self.padding), list(self.stride), list(self.dilation), self.groups, list(x.shape))

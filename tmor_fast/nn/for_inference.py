@@ -59,7 +59,7 @@ def trained_state(model: nn.Module) -> dict[str, Any]:
     Raises:
         ValueError: it is a copy by `for_inference`, whose weights are other ones.
     """
-    if any(isinstance(module, PackedConv2d) for module in model.modules()):
+    if any(isinstance(module, (SpatialUnit, TemporalConv)) and module.norm is None for module in model.modules()):
         raise ValueError(
             "this model is a copy by for_inference: its batch norms are inside other weights and no checkpoint holds "
             "such a model; save, or load into, the model it was made from"

@@ -114,9 +114,10 @@ class SpatialUnit(nn.Module):
         if self.tau > 1:
             x = unfold_frames(x, self.tau)
         shortcut = x if self.shortcut is None else self.shortcut(x)
+        bias = self.value_bias[0] if len(self.value_bias) == 1 else self.value_bias.sum(0)
         y = attend(
             x,
-            (self.query_key_weight, self.query_key_bias, self.dependency, self.value_weight, self.value_bias.sum(0)),
+            (self.query_key_weight, self.query_key_bias, self.dependency, self.value_weight, bias),
             self.norm,
             shortcut,
         )
