@@ -9,7 +9,7 @@ at work, so that outputs and gradients are compared with float64.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tmor_fast.benchmark import SECONDS, Call, Case, Claim, Contender, Settings, asked_seconds
@@ -120,12 +120,12 @@ def _training(clips: int, released: bool, form: str, settings: Settings) -> Call
     return call
 
 
-def _products(operations: float, settings: Settings) -> Call:
+def _products(operations: Callable[[], float], settings: Settings) -> Call:
     """As many operations in large matrix products: what the machine can do in the minutes in which the others run."""
     import torch
 
     a, b = (torch.randn(PRODUCT, PRODUCT, device=settings.device) for _ in range(2))
-    count = _product_count(operations)
+    count = _product_count(operations())
 
     def call() -> None:
         for _ in range(count):
@@ -164,12 +164,11 @@ def _contenders(work: str, clips: int, settings: Settings) -> list[Contender]:
     if settings.quick:
         return found
     found += [one("tmor_fast, compiled", False, "compiled"), one("released, compiled", True, "compiled")]
-    operations = known()
-    count = _product_count(operations)
     found.append(
         Contender(
-            f"{count} products of {PRODUCT} squared", "floor", lambda: _products(operations, settings),
-            flops=2.0 * PRODUCT**3 * count, note="as many operations as one pass, to the next whole product",
+            f"products of {PRODUCT} squared", "floor", lambda: _products(known, settings),
+            flops=lambda: 2.0 * PRODUCT**3 * _product_count(known()),
+            note="as many operations as one pass, to the next whole product",
         )
     )  # fmt: skip
     if work != "training":

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tmor_fast.build import multiplies_bfloat16
+from tmor_fast.nn.normalising import normalise
 
 
 def convolve_add_relu(
@@ -39,8 +40,7 @@ def convolve_add_relu(
     padding = conv.padding
     if isinstance(padding, str) or not _takes(x, weight, shortcut):
         z = F.conv2d(x, weight, bias, stride, padding, conv.dilation, conv.groups)
-        z = z if shortcut is None else z.add_(shortcut)
-        return F.relu_(z) if relu else z
+        return normalise(None, z, shortcut=shortcut, relu=relu)
     if isinstance(conv, PackedConv2d) and weight is conv.weight:
         weight = conv.packed(x)
     sizes = (list(padding), list(stride), list(conv.dilation), conv.groups)
@@ -120,10 +120,10 @@ def _takes(x: Tensor, weight: Tensor, shortcut: Tensor | None) -> bool:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    tensors = [x, weight] if shortcut is None else [x, weight, shortcut]
+    maps = [x] if shortcut is None else [x, shortcut]
+    tensors = [*maps, weight]
     if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
         return False
-    maps = tensors[::2]
     if not all(value.is_contiguous(memory_format=torch.channels_last) for value in maps):
         return False
     if torch.is_autocast_enabled("cpu") or any(tensor.dtype != x.dtype for tensor in tensors):

@@ -114,6 +114,7 @@ class SpatialUnit(nn.Module):
         if self.tau > 1:
             x = unfold_frames(x, self.tau)
         shortcut = x if self.shortcut is None else self.shortcut(x)
+        # A copy by for_inference has one row: a view of it costs no pass.
         bias = self.value_bias[0] if len(self.value_bias) == 1 else self.value_bias.sum(0)
         y = attend(
             x,
