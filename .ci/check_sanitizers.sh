@@ -24,8 +24,8 @@ cmake -S . -B "$build" -DTMOR_BACKEND=cpu -DTMOR_WERROR=ON -DTMOR_MODULE=OFF -DT
   cat "$build/log"
   exit 1
 }
-tests="test_cpu test_dbscan_bounds test_infonce test_attention test_batch_norm_relu test_infonce_cuda test_cuda_tile_loop
-  test_attention_tile_loop test_attention_statistics"
+tests="test_cpu test_dbscan_bounds test_infonce test_attention test_batch_norm_relu test_temporal_convolution
+  test_infonce_cuda test_cuda_tile_loop test_attention_tile_loop test_attention_statistics"
 cmake --build "$build" --target kernel_tests --parallel "$(getconf _NPROCESSORS_ONLN)"
 # Leaks are findings too, but the OpenMP runtime keeps its threads on purpose.
 printf 'leak:libgomp\nleak:libomp\n' >"$build/suppressions"

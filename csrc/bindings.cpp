@@ -1,18 +1,20 @@
 // The one Python module, tmor_fast._C. Thin: pointers as integers, sizes, type codes and streams in; results go into
 // memory that the caller owns. tmor_fast/ops/launch.py is the only caller and has checked everything.
+#include "batch_norm_relu/bindings.hpp"
+
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "batch_norm_relu/params.hpp"
 #include "build_info.hpp"
 #include "cluster_infonce/params.hpp"
 #include "common/dtype.hpp"
 #include "common/isa.hpp"
 #include "dbscan/params.hpp"
 #include "dependency_attention/cpu_params.hpp"
+#include "temporal_convolution/bindings.hpp"
 
 #if defined(TMOR_HAVE_CUDA)
 #include "cluster_infonce/cuda_bindings.hpp"
@@ -243,52 +245,6 @@ void dependency_attention_backward_cpu(const py::dict& given, Pointer grad, Poin
       [&params] { tmor::dependency_attention::backward_cpu(params); });
 }
 
-// What the forward and the backward pass of batch_norm_relu take alike.
-void fill_norm(const py::dict& given, tmor::batch_norm_relu::Params* params) {
-  params->dtype = static_cast<tmor::DType>(given["dtype"].cast<int64_t>());
-  if (params->dtype != tmor::DType::float32 && params->dtype != tmor::DType::float16 &&
-      params->dtype != tmor::DType::bfloat16) {
-    throw py::type_error("batch_norm_relu takes float32, float16 or bfloat16 on the CPU");
-  }
-  params->rows = given["rows"].cast<int64_t>();
-  params->channels = given["channels"].cast<int64_t>();
-  if (params->rows < 1 || params->channels < 1) throw py::value_error("batch_norm_relu needs a row and a channel");
-  params->x = as<const void>(given["x"].cast<Pointer>());
-  params->weight = as<const float>(given["weight"].cast<Pointer>());
-  params->eps = given["eps"].cast<double>();
-  params->threads = static_cast<int>(given["threads"].cast<int64_t>());
-  params->isa = tmor::select_isa(given["isa"].cast<std::string>());
-}
-
-void batch_norm_relu_cpu(const py::dict& given, Pointer bias, Pointer shortcut, bool relu, bool known,
-                         Pointer statistics, Pointer out) {
-  tmor::batch_norm_relu::ForwardParams params;
-  fill_norm(given, &params);
-  params.bias = as<const float>(bias);
-  params.shortcut = as<const void>(shortcut);
-  params.relu = relu;
-  params.given = known;
-  params.statistics = as<float>(statistics);
-  params.out = as<void>(out);
-  const py::gil_scoped_release release;
-  tmor::batch_norm_relu::forward_cpu(params);
-}
-
-void batch_norm_relu_backward_cpu(const py::dict& given, Pointer statistics, Pointer grad, Pointer out, Pointer grad_x,
-                                  Pointer grad_shortcut, Pointer grad_weight, Pointer grad_bias) {
-  tmor::batch_norm_relu::BackwardParams params;
-  fill_norm(given, &params);
-  params.statistics = as<const float>(statistics);
-  params.grad = as<const void>(grad);
-  params.out = as<const void>(out);
-  params.grad_x = as<void>(grad_x);
-  params.grad_shortcut = as<void>(grad_shortcut);
-  params.grad_weight = as<float>(grad_weight);
-  params.grad_bias = as<float>(grad_bias);
-  const py::gil_scoped_release release;
-  tmor::batch_norm_relu::backward_cpu(params);
-}
-
 #if defined(TMOR_HAVE_CUDA)
 void dbscan_cuda(bool naive, Pointer points, int dtype, int64_t n, int64_t dimensions, double threshold,
                  int64_t min_samples, Pointer weight, Pointer largest, Pointer length, Pointer orthogonal,
@@ -420,6 +376,7 @@ py::dict build_info() {
   info["cuda_reason"] = TMOR_CUDA_REASON;
   py::dict backends;
   backends["batch_norm_relu"] = py::make_tuple("cpu");
+  backends["temporal_convolution"] = py::make_tuple("cpu");
 #if defined(TMOR_HAVE_CUDA)
   backends["cluster_infonce"] = py::make_tuple("cpu", "cuda", "cuda_naive");
   backends["dbscan"] = py::make_tuple("cpu", "cuda", "cuda_naive");
@@ -454,11 +411,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("dependency_attention_backward_cpu", &dependency_attention_backward_cpu, py::arg("given"), py::arg("grad"),
              py::arg("x"), py::arg("query_key_weight"), py::arg("query_key_bias"), py::arg("dependency"),
              py::arg("value_weight"), py::arg("value_bias"));
-  module.def("batch_norm_relu_cpu", &batch_norm_relu_cpu, py::arg("given"), py::arg("bias"), py::arg("shortcut"),
-             py::arg("relu"), py::arg("known"), py::arg("statistics"), py::arg("out"));
-  module.def("batch_norm_relu_backward_cpu", &batch_norm_relu_backward_cpu, py::arg("given"), py::arg("statistics"),
-             py::arg("grad"), py::arg("out"), py::arg("grad_x"), py::arg("grad_shortcut"), py::arg("grad_weight"),
-             py::arg("grad_bias"));
+  tmor::batch_norm_relu::bind(&module);
+  tmor::temporal_convolution::bind(&module);
   module.def(
       "cluster_infonce_exp2_cpu",
       [](Pointer x, Pointer result, int64_t n, const std::string& isa) {

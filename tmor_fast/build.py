@@ -6,7 +6,7 @@ import functools
 import importlib
 from typing import Any
 
-OPS = ("dependency_attention", "cluster_infonce", "dbscan", "batch_norm_relu")
+OPS = ("dependency_attention", "cluster_infonce", "dbscan", "batch_norm_relu", "temporal_convolution")
 
 
 @functools.lru_cache(maxsize=1)

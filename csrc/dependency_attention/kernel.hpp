@@ -21,7 +21,7 @@ struct Kernel {
 
   // y = relu(y + x), without x where it is null.
   void (*finish_row)(float* y, const float* x, bool relu, int64_t n);
-  // sum(j) += the sum over the rows of a(r, j); `room` (n,).
+  // As common/add_rows.hpp has it.
   void (*add_rows)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* sum);
   // As common/moments.hpp has it.
   void (*moments)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* mean, double* squares);

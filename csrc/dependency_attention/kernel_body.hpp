@@ -1,6 +1,7 @@
 // The kernels' one template. Included by the kernel_<isa>.cpp files alone, which choose the vectors (common/simd.hpp).
 #pragma once
 
+#include "common/add_rows.hpp"
 #include "common/half.hpp"
 #include "common/moments.hpp"
 #include "common/multiply.hpp"
@@ -15,18 +16,6 @@ inline void finish_row(float* y, const float* x, bool relu, int64_t n) {
   }
   if (!relu) return;
   for (int64_t i = 0; i < n; ++i) y[i] = y[i] < 0.0F ? 0.0F : y[i];  // NaN stays
-}
-
-inline void add_rows(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* sum) {
-  constexpr int64_t kRun = 16;  // rows added up in float32
-  for (int64_t first = 0; first < rows; first += kRun) {
-    const int64_t end = first + kRun < rows ? first + kRun : rows;
-    for (int64_t j = 0; j < n; ++j) room[j] = 0.0F;
-    for (int64_t r = first; r < end; ++r) {
-      for (int64_t j = 0; j < n; ++j) room[j] += a[r * a_row + j];
-    }
-    for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<double>(room[j]);
-  }
 }
 
 template <typename Vector>

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tmor_fast.nn import convolution as module
-from tmor_fast.nn.convolution import PackedConv2d, convolve_add_relu
+from tmor_fast.nn.convolution import PackedConv2d, convolve_add_relu, convolve_recorded
+from tmor_fast.ops.temporal_convolution import unavailable
 
 FUSED = module.has_fused_convolution()
 
@@ -119,3 +123,53 @@ def test_where_the_fused_op_is_not_called() -> None:
             assert not module._takes(x, conv.weight, None)
         with torch.backends.mkldnn.flags(enabled=False):
             assert not module._takes(x, conv.weight, None)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of `temporal_convolution`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.tmor_fast.temporal_convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+def recorded(conv: nn.Conv2d, x: Tensor) -> tuple[int, Tensor]:
+    with Calls() as calls:
+        y = convolve_recorded(conv, x, stride=conv.stride)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    return calls.count, y
+
+
+@pytest.mark.skipif(unavailable(torch.ones(1)) is not None, reason="no compiled module")
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3)])
+def test_training_takes_the_own_gradient(stride: int, dilation: int) -> None:
+    conv, x = conv_of(6, 8, 9, stride, dilation), maps(3, 6, 20, 5)
+    count, y = recorded(conv, x)
+    assert count == 1
+    upstream = maps(*y.shape, seed=1)
+    y.backward(upstream)
+    exact = conv_of(6, 8, 9, stride, dilation).double()
+    exact(x.double()).backward(upstream.double())
+    for name, parameter in conv.named_parameters():
+        truth = exact.get_parameter(name).grad
+        assert truth is not None
+        torch.testing.assert_close(parameter.grad, truth.float(), rtol=1e-5, atol=1e-4, msg=name)
+
+
+def test_where_the_own_gradient_is_not_asked_for() -> None:
+    conv, x = conv_of(6, 8), maps(3, 6, 20, 5)
+    with torch.no_grad():
+        assert recorded(conv, x)[0] == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert recorded(conv, x)[1].dtype == torch.bfloat16
+    assert recorded(conv.double(), x.double())[0] == 0
+    assert recorded(conv_of(6, 8, kernel=1), x)[0] == 0
+    assert recorded(nn.Conv2d(6, 8, (9, 3), padding=(4, 0)), x)[0] == 0
+    assert recorded(nn.Conv2d(6, 8, (9, 1), groups=2), x)[0] == 0
+    frozen = conv_of(6, 8)
+    frozen.weight.requires_grad_(False)
+    assert recorded(frozen, x)[0] == 0

@@ -1,4 +1,7 @@
-"""A convolution with the shortcut and the ReLU that follow it; oneDNN adds the shortcut to its sums."""
+"""Convolutions over time on channels-last activations.
+
+In training the gradient of the weight is this library's own; in inference oneDNN adds the shortcut to its sums.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,47 @@ from torch import Tensor, nn
 
 from tmor_fast.build import multiplies_bfloat16
 from tmor_fast.nn.normalising import normalise
+from tmor_fast.ops.temporal_convolution import temporal_convolution, unavailable
+
+
+def convolve_recorded(conv: nn.Conv2d, x: Tensor, *, stride: tuple[int, ...]) -> Tensor:
+    """`conv(x)` with another stride, differentiable; by `temporal_convolution` where its gradient is the faster one.
+
+    Args:
+        conv: the convolution; its padding is of zeros.
+        x: (B, C, T, V), channels last in memory.
+        stride: over time and joints.
+
+    Returns:
+        (B, C', T', V), channels last.
+    """
+    padding, dilation = conv.padding, conv.dilation
+    if isinstance(padding, str) or not _has_own_gradient(conv, x, stride):
+        return F.conv2d(x, conv.weight, conv.bias, stride, padding, dilation, conv.groups)
+    y = temporal_convolution(
+        x.permute(0, 2, 3, 1),
+        conv.weight.squeeze(-1),
+        conv.bias,
+        stride=stride[0],
+        padding=int(padding[0]),
+        dilation=dilation[0],
+    )
+    return y.permute(0, 3, 1, 2)
+
+
+def _has_own_gradient(conv: nn.Conv2d, x: Tensor, stride: tuple[int, ...]) -> bool:
+    """Whether a gradient of the weight will be asked for that the CPU kernel of `temporal_convolution` finds."""
+    return (
+        torch.is_grad_enabled()
+        and conv.weight.requires_grad
+        and conv.weight.dtype == x.dtype
+        and conv.groups == 1
+        and conv.kernel_size[0] > 1  # of a single tap, a plain product, oneDNN's gradient is as fast
+        and conv.kernel_size[1] == stride[1] == 1
+        and conv.padding[1] == 0
+        and unavailable(x) is None
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def convolve_add_relu(

@@ -57,6 +57,18 @@ def _fused_convolution(x: torch.Size, *args: Any, out_shape: torch.Size, **kwarg
     return conv_flop_count(list(x), list(weight), list(out_shape))
 
 
+def _temporal_forward(x: torch.Size, weight: torch.Size, *args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
+    clips, frames, joints, channels = out_shape
+    return 2 * clips * frames * joints * channels * weight[1] * weight[2]
+
+
+def _temporal_backward(
+    grad: torch.Size, x: torch.Size, weight: torch.Size, *args: Any, out_shape: Any, **kwargs: Any
+) -> int:
+    needed = args[3]
+    return sum(needed[:2]) * _temporal_forward(x, weight, out_shape=grad)
+
+
 def flop_formulas() -> dict[Any, Callable[..., int]]:
     """The `custom_mapping` with which `torch.utils.flop_counter.FlopCounterMode` knows the ops that UNIK calls.
 
@@ -69,6 +81,8 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
         ops.dependency_attention: _forward,
         ops.dependency_attention_statistics: _forward,
         ops.dependency_attention_backward: _backward,
+        ops.temporal_convolution: _temporal_forward,
+        ops.temporal_convolution_backward: _temporal_backward,
     }
 
 

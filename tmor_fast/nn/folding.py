@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tmor_fast.nn.convolution import convolve_add_relu
+from tmor_fast.nn.convolution import convolve_add_relu, convolve_recorded
 from tmor_fast.nn.normalising import has_hooks, normalise
 
 
@@ -83,5 +82,4 @@ def convolve(
     weight, bias, folded = fold(norm, conv.weight, conv.bias)
     if folded:
         return convolve_add_relu(conv, x, weight, bias, stride=stride, shortcut=shortcut, relu=relu)
-    y = F.conv2d(x, weight, bias, stride, conv.padding, conv.dilation, conv.groups)
-    return normalise(norm, y, shortcut=shortcut, relu=relu)
+    return normalise(norm, convolve_recorded(conv, x, stride=stride), shortcut=shortcut, relu=relu)

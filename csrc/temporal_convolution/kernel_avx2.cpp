@@ -1,0 +1,8 @@
+#include "common/simd_avx2.hpp"
+#include "temporal_convolution/kernel_body.hpp"
+
+namespace tmor::temporal_convolution {
+
+Kernel kernel_avx2() { return kernel_of<Avx2>(); }
+
+}  // namespace tmor::temporal_convolution

@@ -1,0 +1,8 @@
+#include "common/simd_portable.hpp"
+#include "temporal_convolution/kernel_body.hpp"
+
+namespace tmor::temporal_convolution {
+
+Kernel kernel_portable() { return kernel_of<Portable>(); }
+
+}  // namespace tmor::temporal_convolution
