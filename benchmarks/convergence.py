@@ -35,8 +35,11 @@ from tmor_fast.evaluation.saving import save_json
 from tmor_fast.ops import registry
 from tmor_fast.training import FinetuneConfig, PretrainConfig, ProbeConfig, finetune, load_config, pretrain, probe
 
-# The ops that go together: UNIK's norm takes the statistics that its attention finds.
-OPS = {"cluster_infonce": ("cluster_infonce",), "dependency_attention": ("dependency_attention", "batch_norm_relu")}
+# The ops that go together: those of UNIK's units.
+OPS = {
+    "cluster_infonce": ("cluster_infonce",),
+    "dependency_attention": ("dependency_attention", "batch_norm_relu", "temporal_convolution"),
+}
 # Penn Action's recipe cut further, so that more epochs fit: what is compared are the ops, not the accuracy.
 SMALL = ("backbone.preset=unik-micro", "augmentation.frames=32")
 # Backend, and the factor on the learning rate.

@@ -28,7 +28,9 @@ def settled(module: ModuleType, **options: str) -> Settings:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("name", ["batch_norm_relu", "dbscan", "infonce", "infonce_step", "unik"])
+@pytest.mark.parametrize(
+    "name", ["batch_norm_relu", "dbscan", "infonce", "infonce_step", "temporal_convolution", "unik"]
+)
 def test_every_case_has_ours_a_peer_and_one_headline(name: str, quick: bool, device: str) -> None:
     module = load(name)
     settings = module.CLAIM.settle(Settings(quick=quick, device=device))

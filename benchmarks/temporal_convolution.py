@@ -1,0 +1,110 @@
+"""The gradients of weight and bias of a convolution over time, against oneDNN's by torch: time, error.
+
+    python benchmarks/run.py temporal_convolution [--quick]
+
+UNIK's convolutions with 9 taps for 16 clips of 150 frames and 17 joints, channels last. The result and the gradient of
+x are oneDNN's in both; the forward pass, as many operations as the gradient of the weight, stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
+
+LAYERS = ((64, 64, 150, 1), (128, 128, 150, 2), (128, 128, 75, 1), (256, 256, 75, 2), (256, 256, 38, 1))
+CLIPS, JOINTS, TAPS = 16, 17, 9
+PADDING = TAPS // 2
+WRONG = 1e-5  # relative error against float64 that no form may reach
+
+Layer = tuple[int, int, int, int]  # channels in and out, frames, stride
+
+
+def _tensors(layer: Layer, settings: Settings, dtype: Any = None) -> tuple[Any, Any, Any]:
+    """x, weight and the gradient of the result."""
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    inputs, outputs, frames, stride = layer
+    x = torch.randn(CLIPS, frames, JOINTS, inputs, generator=random)
+    weight = torch.randn(outputs, inputs, TAPS, generator=random) / (inputs * TAPS) ** 0.5
+    grad = torch.randn(CLIPS, (frames - 1) // stride + 1, JOINTS, outputs, generator=random)
+    return tuple(tensor.to(settings.device, dtype) for tensor in (x, weight, grad))  # type: ignore[return-value]
+
+
+def _gradient(layer: Layer, backend: str, settings: Settings, dtype: Any = None) -> Call:
+    import torch
+
+    import tmor_fast.ops  # noqa: F401
+
+    x, weight, grad = _tensors(layer, settings, dtype)
+
+    def call() -> dict[str, Any]:
+        _, found, bias = torch.ops.tmor_fast.temporal_convolution_backward(
+            grad, x, weight, layer[3], PADDING, 1, [False, True, True], backend
+        )
+        return {"weight": found, "bias": bias}
+
+    return call
+
+
+def _forward(layer: Layer, settings: Settings) -> Call:
+    from tmor_fast.ops import temporal_convolution
+
+    x, weight, _ = _tensors(layer, settings)
+    return lambda: temporal_convolution(x, weight, stride=layer[3], padding=PADDING)
+
+
+def _check(outputs: Mapping[str, Any], layer: Layer, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Errors against the same in float64, relative to the largest value."""
+    import torch
+
+    truth = _gradient(layer, "reference", settings, torch.float64)()
+    facts: dict[str, dict[str, Any]] = {}
+    for contender, output in outputs.items():
+        if not isinstance(output, dict):
+            continue
+        errors = {
+            name: float((output[name].double() - value).abs().max() / value.abs().max())
+            for name, value in truth.items()
+        }
+        facts[contender] = {f"{name} error": f"{error:.1e}" for name, error in errors.items()}
+        wrong = [name for name, error in errors.items() if not error < WRONG]
+        if wrong:
+            facts[contender]["wrong"] = f"{', '.join(wrong)} against float64"
+    return facts
+
+
+def _no_kernel(settings: Settings) -> str | None:
+    return None if settings.device == "cpu" else "there is no CUDA kernel: torch's gradient is taken there"
+
+
+def _contenders(layer: Layer, settings: Settings) -> list[Contender]:
+    inputs, outputs, frames, stride = layer
+    flops = 2.0 * CLIPS * JOINTS * ((frames - 1) // stride + 1) * TAPS * inputs * outputs
+    return [
+        Contender(
+            "tmor_fast", "ours", lambda: _gradient(layer, "cpu", settings), flops=flops, headline=True,
+            unavailable=lambda: _no_kernel(settings),
+        ),
+        Contender("torch", "peer", lambda: _gradient(layer, "reference", settings), flops=flops),
+        Contender("forward pass", "floor", lambda: _forward(layer, settings), flops=flops, note="oneDNN's"),
+    ]  # fmt: skip
+
+
+def cases(settings: Settings) -> Sequence[Case]:
+    """One case for each of the network's layers that differ."""
+    return [
+        Case(
+            f"{layer[0]} to {layer[1]} channels, {layer[2]} frames, stride {layer[3]}",
+            {"clips": CLIPS, "joints": JOINTS, "taps": TAPS, "layer": list(layer)},
+            _contenders(layer, settings),
+            check=lambda outputs, layer=layer: _check(outputs, layer, settings),
+            seconds=2.0,
+        )
+        for layer in (LAYERS[:1] if settings.quick else LAYERS)
+    ]
+
+
+CLAIM = Claim("Gradients of weight and bias of a convolution over time", cases)
