@@ -63,7 +63,7 @@ def _check(outputs: Mapping[str, Any], layer: Layer, settings: Settings) -> dict
     truth = _gradient(layer, "reference", settings, torch.float64)()
     facts: dict[str, dict[str, Any]] = {}
     for contender, output in outputs.items():
-        if not isinstance(output, dict):
+        if "weight" not in output:  # the forward pass
             continue
         errors = {
             name: float((output[name].double() - value).abs().max() / value.abs().max())
