@@ -77,7 +77,11 @@ def _check(outputs: Mapping[str, Any], layer: Layer, settings: Settings) -> dict
 
 
 def _no_kernel(settings: Settings) -> str | None:
-    return None if settings.device == "cpu" else "there is no CUDA kernel: torch's gradient is taken there"
+    from tmor_fast.build import compiled
+
+    if settings.device != "cpu":
+        return "there is no CUDA kernel: torch's gradient is taken there"
+    return compiled("temporal_convolution", "cpu")
 
 
 def _contenders(layer: Layer, settings: Settings) -> list[Contender]:
@@ -89,7 +93,7 @@ def _contenders(layer: Layer, settings: Settings) -> list[Contender]:
             unavailable=lambda: _no_kernel(settings),
         ),
         Contender("torch", "peer", lambda: _gradient(layer, "reference", settings), flops=flops),
-        Contender("forward pass", "floor", lambda: _forward(layer, settings), flops=flops, note="oneDNN's"),
+        Contender("forward pass", "floor", lambda: _forward(layer, settings), flops=flops, note="as many operations"),
     ]  # fmt: skip
 
 

@@ -35,9 +35,9 @@ Kernel kernel_for(Isa isa) {
   return kernel_portable();
 }
 
-// Where a tap finds its frames: output frame f wants number f + shift of those with this remainder by the stride.
+// Where a tap finds its frames: output frame f wants number f + shift of those with one remainder by the stride.
 struct Tap {
-  int64_t remainder;
+  int64_t place;  // of the remainder among those that taps want
   int64_t shift;
 };
 
@@ -52,9 +52,11 @@ class WeightGradient {
     for (int64_t k = 0; k < params.kernel; ++k) {
       const int64_t offset = k * params.dilation - params.padding;
       const int64_t remainder = (offset % params.stride + params.stride) % params.stride;
-      taps_.push_back({remainder, (offset - remainder) / params.stride});
+      const auto known = std::find(remainders_.begin(), remainders_.end(), remainder);
+      taps_.push_back({known - remainders_.begin(), (offset - remainder) / params.stride});
+      if (known == remainders_.end()) remainders_.push_back(remainder);
     }
-    first_shift_ = taps_.front().shift;
+    first_shift_ = last_shift_ = taps_.front().shift;
     for (const Tap& tap : taps_) {
       first_shift_ = std::min(first_shift_, tap.shift);
       last_shift_ = std::max(last_shift_, tap.shift);
@@ -80,16 +82,17 @@ class WeightGradient {
   // What a thread copies into.
   struct Room {
     explicit Room(const WeightGradient& of)
-        : inputs(of.params_.stride * of.packed_frames(of.block_frames_) * of.params_.joints * of.kernel_.width),
+        : inputs(of.remainders() * of.packed_frames(of.block_frames_) * of.params_.joints * of.kernel_.width),
           outputs(kRunRows * round_up(of.params_.out_channels, of.kernel_.height)),
           columns(of.params_.out_channels) {}
-    RawBuffer<float> inputs;   // (stride, packed_frames, V, width)
+    RawBuffer<float> inputs;   // (remainders, packed_frames, V, width)
     RawBuffer<float> outputs;  // (panels, rows of a run, height)
     RawBuffer<float> columns;  // (Cout,)
   };
 
   int64_t tap_floats() const { return params_.out_channels * kernel_.width; }
   int64_t unit_floats() const { return params_.kernel * tap_floats(); }
+  int64_t remainders() const { return static_cast<int64_t>(remainders_.size()); }
   // Frames of one remainder that so many output frames want.
   int64_t packed_frames(int64_t frames) const { return frames + last_shift_ - first_shift_; }
 
@@ -121,7 +124,7 @@ class WeightGradient {
   void pack_block(int64_t clip, int64_t frame, int64_t frames, int64_t panel, float* to) const {
     const int64_t joints = params_.joints;
     const int64_t columns = std::min(kernel_.width, params_.in_channels - panel * kernel_.width);
-    for (int64_t remainder = 0; remainder < params_.stride; ++remainder) {
+    for (const int64_t remainder : remainders_) {
       for (int64_t i = 0; i < packed_frames(frames); ++i, to += joints * kernel_.width) {
         const int64_t source = (frame + first_shift_ + i) * params_.stride + remainder;
         if (source < 0 || source >= params_.frames) {
@@ -142,7 +145,7 @@ class WeightGradient {
       kernel_.pack_outputs(grad + o, outputs, rows, std::min(height, outputs - o), room->outputs.data() + o * rows);
     }
     for (const Tap& tap : taps_) {
-      const int64_t first = (tap.remainder * packed_frames(frames) + tap.shift - first_shift_) * params_.joints + row;
+      const int64_t first = (tap.place * packed_frames(frames) + tap.shift - first_shift_) * params_.joints + row;
       const float* x = room->inputs.data() + first * kernel_.width;
       for (int64_t o = 0; o < outputs; o += height) {
         kernel_.add_products(room->outputs.data() + o * rows, x, rows, std::min(height, outputs - o),
@@ -180,6 +183,7 @@ class WeightGradient {
   const int64_t panels_;        // of input channels
   const int64_t parts_;         // of the clips
   const int64_t block_frames_;  // output frames in a block
+  std::vector<int64_t> remainders_;
   std::vector<Tap> taps_;
   int64_t first_shift_ = 0;
   int64_t last_shift_ = 0;

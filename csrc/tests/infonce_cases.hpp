@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cluster_infonce/finish.hpp"
+#include "worse.hpp"
 
 namespace infonce_cases {
 
@@ -136,7 +137,7 @@ inline double error(const std::vector<double>& ours, const std::vector<double>& 
   double worst = 0.0;
   for (size_t i = 0; i < exact.size(); ++i) {
     const double difference = std::abs(ours[i] - exact[i]);
-    worst = difference <= worst ? worst : difference;  // a NaN is kept
+    worst = worse(worst, difference);
   }
   return worst / scale;
 }

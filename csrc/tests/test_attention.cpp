@@ -12,6 +12,7 @@
 #include "common/isa.hpp"
 #include "dependency_attention/cpu_params.hpp"
 #include "dependency_attention/kernel.hpp"
+#include "worse.hpp"
 
 namespace {
 
@@ -244,7 +245,7 @@ double error(const Doubles& ours, const Doubles& exact, double least = 1e-30) {
   double scale = 0.0;
   for (size_t i = 0; i < exact.size(); ++i) {
     const double difference = std::abs(ours[i] - exact[i]);
-    worst = difference <= worst ? worst : difference;  // a NaN is kept
+    worst = worse(worst, difference);
     scale = std::max(scale, std::abs(exact[i]));
   }
   return worst / std::max(scale, least);

@@ -10,6 +10,7 @@
 #include "batch_norm_relu/kernel.hpp"
 #include "batch_norm_relu/params.hpp"
 #include "common/isa.hpp"
+#include "worse.hpp"
 
 namespace {
 
@@ -151,7 +152,7 @@ double error(const Doubles& ours, const Doubles& exact, double least) {
   double scale = least;
   for (size_t i = 0; i < exact.size(); ++i) {
     const double difference = std::abs(ours[i] - exact[i]);
-    worst = difference <= worst ? worst : difference;  // a NaN is kept
+    worst = worse(worst, difference);
     scale = std::max(scale, std::abs(exact[i]));
   }
   return worst / scale;

@@ -9,6 +9,7 @@
 
 #include "common/isa.hpp"
 #include "temporal_convolution/params.hpp"
+#include "worse.hpp"
 
 namespace {
 
@@ -62,7 +63,7 @@ void compare(const Floats& ours, const Doubles& exact, const Doubles& sizes, con
   double worst = 0.0;
   for (size_t i = 0; i < exact.size(); ++i) {
     const double error = std::abs(static_cast<double>(ours[i]) - exact[i]) / (sizes[i] + 1e-30);
-    worst = error <= worst ? worst : error;  // a NaN is kept
+    worst = worse(worst, error);
   }
   if (worst < 3e-7) return;
   ++failures;
@@ -123,7 +124,7 @@ int main() {
       p.kernel = tap[0];
       p.padding = tap[1];
       p.dilation = tap[2];
-      p.stride = 1 + cases % 4;
+      p.stride = cases % 5 == 4 ? 23 : 1 + cases % 5;
       check(&random, p);
       ++cases;
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tmor_fast.nn import convolution as module
 from tmor_fast.nn.convolution import PackedConv2d, convolve_add_relu, convolve_recorded
+from tmor_fast.nn.unik_blocks import TemporalConv
 from tmor_fast.ops.temporal_convolution import unavailable
 
 FUSED = module.has_fused_convolution()
+NEEDS_KERNEL = pytest.mark.skipif(unavailable(torch.ones(1)) is not None, reason="no compiled module")
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:
@@ -126,30 +129,31 @@ def test_where_the_fused_op_is_not_called() -> None:
 
 
 class Calls(TorchDispatchMode):
-    """Counts the calls of `temporal_convolution`."""
+    """The backends of the calls of `temporal_convolution`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.backends: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.tmor_fast.temporal_convolution.default
+        if func is torch.ops.tmor_fast.temporal_convolution.default:
+            self.backends.append(args[-1])
         return func(*args, **(kwargs or {}))
 
 
-def recorded(conv: nn.Conv2d, x: Tensor) -> tuple[int, Tensor]:
+def recorded(conv: nn.Conv2d, x: Tensor) -> tuple[list[str], Tensor]:
     with Calls() as calls:
-        y = convolve_recorded(conv, x, stride=conv.stride)
+        y = convolve_recorded(conv, x, conv.weight, conv.bias, stride=conv.stride)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    return calls.count, y
+    return calls.backends, y
 
 
-@pytest.mark.skipif(unavailable(torch.ones(1)) is not None, reason="no compiled module")
+@NEEDS_KERNEL
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3)])
 def test_training_takes_the_own_gradient(stride: int, dilation: int) -> None:
     conv, x = conv_of(6, 8, 9, stride, dilation), maps(3, 6, 20, 5)
-    count, y = recorded(conv, x)
-    assert count == 1
+    backends, y = recorded(conv, x)
+    assert backends == ["cpu"]
     upstream = maps(*y.shape, seed=1)
     y.backward(upstream)
     exact = conv_of(6, 8, 9, stride, dilation).double()
@@ -163,13 +167,66 @@ def test_training_takes_the_own_gradient(stride: int, dilation: int) -> None:
 def test_where_the_own_gradient_is_not_asked_for() -> None:
     conv, x = conv_of(6, 8), maps(3, 6, 20, 5)
     with torch.no_grad():
-        assert recorded(conv, x)[0] == 0
+        assert not recorded(conv, x)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert recorded(conv, x)[1].dtype == torch.bfloat16
-    assert recorded(conv.double(), x.double())[0] == 0
-    assert recorded(conv_of(6, 8, kernel=1), x)[0] == 0
-    assert recorded(nn.Conv2d(6, 8, (9, 3), padding=(4, 0)), x)[0] == 0
-    assert recorded(nn.Conv2d(6, 8, (9, 1), groups=2), x)[0] == 0
+        backends, y = recorded(conv, x)
+        assert not backends
+        assert y.dtype == torch.bfloat16
+    assert not recorded(conv.double(), x.double())[0]
+    others = (
+        conv_of(6, 8, kernel=1),
+        nn.Conv2d(6, 8, (9, 3), padding=(4, 0)),
+        nn.Conv2d(6, 8, (9, 1), padding=(4, 1)),
+        nn.Conv2d(6, 8, (9, 1), (1, 2), padding=(4, 0)),
+        nn.Conv2d(6, 8, (9, 1), padding="same"),
+        nn.Conv2d(6, 8, (9, 1), groups=2),
+    )
+    for other in others:
+        backends, y = recorded(other, x)
+        assert not backends
+        assert torch.equal(y, other(x))
     frozen = conv_of(6, 8)
     frozen.weight.requires_grad_(False)
-    assert recorded(frozen, x)[0] == 0
+    assert not recorded(frozen, x)[0]
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(8)])
+def test_norms_that_return_what_they_are_given(norm: nn.Module) -> None:
+    """What follows works in place."""
+    unit, x, added = TemporalConv(6, 8, 9), maps(3, 6, 20, 5), maps(3, 8, 20, 5, seed=1)
+    unit.norm = norm  # type: ignore[assignment]
+    y = unit(x, shortcut=added, relu=True)
+    y.sum().backward()
+    torch.testing.assert_close(y, F.relu(norm(unit.conv(x)) + added), rtol=1e-4, atol=1e-4)
+
+
+def test_a_parametrised_weight_is_computed_once() -> None:
+    class Counted(nn.Module):
+        calls = 0
+
+        def forward(self, weight: Tensor) -> Tensor:
+            Counted.calls += 1
+            return 2 * weight
+
+    unit, x = TemporalConv(6, 8, 9), maps(3, 6, 20, 5)
+    nn.utils.parametrize.register_parametrization(unit.conv, "weight", Counted())
+    Counted.calls = 0
+    unit(x).sum().backward()
+    assert Counted.calls == 1
+
+
+def test_transforms_of_torch_func() -> None:
+    unit, x = TemporalConv(6, 8, 9).eval(), maps(3, 6, 20, 5)
+    unit.norm = nn.Identity()  # type: ignore[assignment]
+    loss = lambda value: unit(value).square().sum()  # noqa: E731
+    gradient = torch.func.grad(loss)(x)
+    leaf = x.clone().requires_grad_()
+    loss(leaf).backward()
+    torch.testing.assert_close(gradient, leaf.grad, rtol=1e-4, atol=1e-4)
+    _, tangent = torch.func.jvp(loss, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, gradient.sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_integers_of_numpy() -> None:
+    unit = TemporalConv(6, 8, 9, stride=np.int64(2), dilation=np.int64(1))  # type: ignore[arg-type]
+    assert unit(maps(3, 6, 20, 5)).shape[2] == 10

@@ -1,6 +1,7 @@
 """Convolutions over time on channels-last activations.
 
-In training the gradient of the weight is this library's own; in inference oneDNN adds the shortcut to its sums.
+On CPUs, in training, the gradient of the weight is this library's own; in inference oneDNN adds the shortcut to its
+sums.
 """
 
 from __future__ import annotations
@@ -17,44 +18,56 @@ from tmor_fast.nn.normalising import normalise
 from tmor_fast.ops.temporal_convolution import temporal_convolution, unavailable
 
 
-def convolve_recorded(conv: nn.Conv2d, x: Tensor, *, stride: tuple[int, ...]) -> Tensor:
-    """`conv(x)` with another stride, differentiable; by `temporal_convolution` where its gradient is the faster one.
+def convolve_recorded(
+    conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: tuple[int, ...]
+) -> Tensor:
+    """`conv2d(x, weight, bias)`, differentiable; by `temporal_convolution` where its gradient is the faster one.
+
+    That is on CPUs, in float32, for more than one tap.
 
     Args:
-        conv: the convolution; its padding is of zeros.
+        conv: whose padding, of zeros, dilation and groups count.
         x: (B, C, T, V), channels last in memory.
-        stride: over time and joints.
+        weight: (C', C, K, 1).
+        bias: (C',) or None.
+        stride: over time and joints, which may be another than `conv`'s.
 
     Returns:
         (B, C', T', V), channels last.
     """
     padding, dilation = conv.padding, conv.dilation
-    if isinstance(padding, str) or not _has_own_gradient(conv, x, stride):
-        return F.conv2d(x, conv.weight, conv.bias, stride, padding, dilation, conv.groups)
+    if isinstance(padding, str) or not _has_own_gradient(conv, x, weight, stride):
+        return F.conv2d(x, weight, bias, stride, padding, dilation, conv.groups)
     y = temporal_convolution(
         x.permute(0, 2, 3, 1),
-        conv.weight.squeeze(-1),
-        conv.bias,
-        stride=stride[0],
+        weight.squeeze(-1),
+        bias,
+        stride=int(stride[0]),
         padding=int(padding[0]),
-        dilation=dilation[0],
+        dilation=int(dilation[0]),
     )
     return y.permute(0, 3, 1, 2)
 
 
-def _has_own_gradient(conv: nn.Conv2d, x: Tensor, stride: tuple[int, ...]) -> bool:
+def _has_own_gradient(conv: nn.Conv2d, x: Tensor, weight: Tensor, stride: tuple[int, ...]) -> bool:
     """Whether a gradient of the weight will be asked for that the CPU kernel of `temporal_convolution` finds."""
     return (
         torch.is_grad_enabled()
-        and conv.weight.requires_grad
-        and conv.weight.dtype == x.dtype
+        and weight.requires_grad
+        and weight.dtype == x.dtype
         and conv.groups == 1
         and conv.kernel_size[0] > 1  # of a single tap, a plain product, oneDNN's gradient is as fast
         and conv.kernel_size[1] == stride[1] == 1
         and conv.padding[1] == 0
         and unavailable(x) is None
         and not torch.is_autocast_enabled("cpu")
+        and not _is_transformed()
     )
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is at work, which the op does not know (a jvp would be 0)."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def convolve_add_relu(

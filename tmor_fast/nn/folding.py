@@ -82,4 +82,4 @@ def convolve(
     weight, bias, folded = fold(norm, conv.weight, conv.bias)
     if folded:
         return convolve_add_relu(conv, x, weight, bias, stride=stride, shortcut=shortcut, relu=relu)
-    return normalise(norm, convolve_recorded(conv, x, stride=stride), shortcut=shortcut, relu=relu)
+    return normalise(norm, convolve_recorded(conv, x, weight, bias, stride=stride), shortcut=shortcut, relu=relu)

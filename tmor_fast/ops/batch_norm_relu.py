@@ -196,7 +196,7 @@ def cpu_forward(
     found = x.new_empty(2, x.shape[-1], dtype=torch.float32)
     if statistics is not None:
         found.copy_(statistics)
-    with Launch(NAME, x.device) as launch:
+    with Launch(NAME, "cpu") as launch:
         extension().batch_norm_relu_cpu(
             _given(launch, x, weight, eps),
             bias=launch.pointer("bias", bias, dtypes=(torch.float32,)),
@@ -224,7 +224,7 @@ def cpu_backward(
     dx = x.new_empty(x.shape if needed[0] else 0)
     dshortcut = x.new_empty(x.shape if needed[3] and out is not None else 0)
     gradients = [x.new_empty(weight.shape, dtype=torch.float32) if need else None for need in needed[1:3]]
-    with Launch(NAME, x.device) as launch:
+    with Launch(NAME, "cpu") as launch:
         extension().batch_norm_relu_backward_cpu(
             _given(launch, x, wide, eps),
             statistics=launch.pointer("statistics", statistics.contiguous(), dtypes=(torch.float32,)),

@@ -7,8 +7,8 @@ With zeros for frames outside of x, f the frame of the result:
     dweight[o, i, k] = sum_{b, f, v} dy[b, f, v, o] x[b, f stride + k dilation - padding, v, i]
     dbias[o] = sum_{b, f, v} dy[b, f, v, o]
 
-The result and dx are torch's. oneDNN takes about twice as long for dweight as for either, so it is a kernel of its own:
-a product of matrices for every tap, with what it reads copied once for all taps.
+The result and dx are torch's. oneDNN takes half as long again for dweight as for either, with as many operations, so it
+is a kernel of its own: a product of matrices for every tap, with what it reads copied once for all taps.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def temporal_convolution(
         padding: zero frames before the first and after the last.
         dilation: frames from one tap to the next.
         backend: "reference" (torch, any floating dtype and device), "cpu" (torch too, but for the gradients of weight
-            and bias, which are compiled; float32; these have the same bits for any number of threads), or "auto": the
-            first of "cpu", "reference" that can take the tensors.
+            and bias, which are compiled; float32; these have the same bits for any number of threads, but for a bias
+            whose weight has no gradient), or "auto": the first of "cpu", "reference" that can take the tensors.
 
     Returns:
         (B, T', V, Cout), contiguous, with T' = (T + 2 padding - dilation (K - 1) - 1) // stride + 1.
@@ -102,9 +102,10 @@ def _cast(tensor: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, dilation: int) -> None:
-    if x.dim() != 4 or weight.dim() != 3 or x.shape[-1] != weight.shape[1] or not weight.numel() * x.shape[2]:
+    fits = x.dim() == 4 and weight.dim() == 3 and x.shape[-1] == weight.shape[1]
+    if not fits or not x.shape[1] * x.shape[2] * weight.numel():
         raise ValueError(
-            f"{NAME}: x must be (B, T, V, Cin) and weight (Cout, Cin, K), none of the sizes but B and T 0, "
+            f"{NAME}: x must be (B, T, V, Cin) and weight (Cout, Cin, K), none of the sizes but B 0, "
             f"got {tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if bias is not None and tuple(bias.shape) != tuple(weight.shape[:1]):
@@ -135,7 +136,14 @@ def reference_forward(
     """The equation of this module by torch's convolution; arguments as in `temporal_convolution`."""
     x = _channels_first(x, weight, stride)
     y = F.conv2d(x, weight.unsqueeze(-1), bias, (stride, 1), (padding, 0), (dilation, 1))
-    return y.permute(0, 2, 3, 1).contiguous()
+    return _channels_last(y)
+
+
+def _channels_last(y: Tensor) -> Tensor:
+    """(B, T, V, C), contiguous; not a view, which autograd would forbid to change in place."""
+    y = y.permute(0, 2, 3, 1).contiguous()
+    found: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
+    return found
 
 
 def _channels_first(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -157,7 +165,7 @@ def reference_backward(
     sizes = [weight.shape[0]], [stride, 1], [padding, 0], [dilation, 1], False, [0, 0], 1
     dx, dweight, dbias = torch.ops.aten.convolution_backward(grad, x, weight.unsqueeze(-1), *sizes, needed)
     return (
-        dx.permute(0, 2, 3, 1).contiguous() if needed[0] else x.new_empty(0),
+        _channels_last(dx) if needed[0] else x.new_empty(0),
         dweight.squeeze(-1).contiguous() if needed[1] else x.new_empty(0),
         dbias if needed[2] else x.new_empty(0),
     )
@@ -199,12 +207,13 @@ def _weight_gradient(
     }
     float32 = (torch.float32,)
     shape = (x.shape[0], output_frames(x.shape[1], dweight.shape[2], stride, padding, dilation), x.shape[2])
-    with Launch(NAME, x.device) as launch:
+    # Not x's device: a traced graph keeps its backend where its tensors are moved.
+    with Launch(NAME, "cpu") as launch:
         extension().temporal_convolution_weight_gradient_cpu(
             sizes,
             x=launch.pointer("x", x, dtypes=float32),
             grad=launch.pointer("grad", grad, dtypes=float32, shape=(*shape, dweight.shape[0])),
-            grad_weight=launch.pointer("grad_weight", dweight, dtypes=float32),
+            grad_weight=launch.pointer("grad_weight", dweight, dtypes=float32, shape=(None, x.shape[3], None)),
             grad_bias=launch.pointer("grad_bias", dbias if dbias.numel() else None, dtypes=float32),
             threads=torch.get_num_threads(),
             isa="",
