@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from float64_errors import errors_against
+
 from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
 
 SIZES = {64: 150, 128: 75, 256: 38}  # channels: frames
 CLIPS, JOINTS = 16, 17
-WRONG = 1e-5  # relative error against float64 that no form may reach
 
 
 def _tensors(channels: int, settings: Settings, dtype: Any = None) -> tuple[list[Any], Any]:
@@ -75,18 +76,7 @@ def _check(outputs: Mapping[str, Any], channels: int, settings: Settings) -> dic
     """Errors against the same in float64, relative to the largest value."""
     import torch
 
-    truth = _torch(channels, settings, torch.float64)()
-    facts: dict[str, dict[str, Any]] = {}
-    for contender, output in outputs.items():
-        errors = {
-            name: float((output[name].double() - value).abs().max() / value.abs().max())
-            for name, value in truth.items()
-        }
-        facts[contender] = {f"{name} error": f"{error:.1e}" for name, error in errors.items()}
-        wrong = [name for name, error in errors.items() if not error < WRONG]
-        if wrong:
-            facts[contender]["wrong"] = f"{', '.join(wrong)} against float64"
-    return facts
+    return errors_against(_torch(channels, settings, torch.float64)(), outputs)
 
 
 def cases(settings: Settings) -> Sequence[Case]:

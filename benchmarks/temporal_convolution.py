@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from float64_errors import errors_against
+
 from tmor_fast.benchmark import Call, Case, Claim, Contender, Settings
 
 LAYERS = ((64, 64, 150, 1), (128, 128, 150, 2), (128, 128, 75, 1), (256, 256, 75, 2), (256, 256, 38, 1))
 CLIPS, JOINTS, TAPS = 16, 17, 9
 PADDING = TAPS // 2
-WRONG = 1e-5  # relative error against float64 that no form may reach
+FORWARD = "forward pass"
 
 Layer = tuple[int, int, int, int]  # channels in and out, frames, stride
 
@@ -30,7 +32,7 @@ def _tensors(layer: Layer, settings: Settings, dtype: Any = None) -> tuple[Any, 
     x = torch.randn(CLIPS, frames, JOINTS, inputs, generator=random)
     weight = torch.randn(outputs, inputs, TAPS, generator=random) / (inputs * TAPS) ** 0.5
     grad = torch.randn(CLIPS, (frames - 1) // stride + 1, JOINTS, outputs, generator=random)
-    return tuple(tensor.to(settings.device, dtype) for tensor in (x, weight, grad))  # type: ignore[return-value]
+    return x.to(settings.device, dtype), weight.to(settings.device, dtype), grad.to(settings.device, dtype)
 
 
 def _gradient(layer: Layer, backend: str, settings: Settings, dtype: Any = None) -> Call:
@@ -60,20 +62,7 @@ def _check(outputs: Mapping[str, Any], layer: Layer, settings: Settings) -> dict
     """Errors against the same in float64, relative to the largest value."""
     import torch
 
-    truth = _gradient(layer, "reference", settings, torch.float64)()
-    facts: dict[str, dict[str, Any]] = {}
-    for contender, output in outputs.items():
-        if "weight" not in output:  # the forward pass
-            continue
-        errors = {
-            name: float((output[name].double() - value).abs().max() / value.abs().max())
-            for name, value in truth.items()
-        }
-        facts[contender] = {f"{name} error": f"{error:.1e}" for name, error in errors.items()}
-        wrong = [name for name, error in errors.items() if not error < WRONG]
-        if wrong:
-            facts[contender]["wrong"] = f"{', '.join(wrong)} against float64"
-    return facts
+    return errors_against(_gradient(layer, "reference", settings, torch.float64)(), outputs, without=FORWARD)
 
 
 def _no_kernel(settings: Settings) -> str | None:
@@ -93,7 +82,7 @@ def _contenders(layer: Layer, settings: Settings) -> list[Contender]:
             unavailable=lambda: _no_kernel(settings),
         ),
         Contender("torch", "peer", lambda: _gradient(layer, "reference", settings), flops=flops),
-        Contender("forward pass", "floor", lambda: _forward(layer, settings), flops=flops, note="as many operations"),
+        Contender(FORWARD, "floor", lambda: _forward(layer, settings), flops=flops, note="as many operations"),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@
 #include "batch_norm_relu/kernel.hpp"
 #include "batch_norm_relu/params.hpp"
 #include "common/buffer.hpp"
+#include "common/kernel_for.hpp"
 #include "common/merge_moments.hpp"
 #include "common/threads.hpp"
 
@@ -16,24 +17,13 @@ namespace {
 using Floats = RawBuffer<float>;
 using Doubles = Buffer<double>;
 
-Kernel kernel_for(Isa isa) {
-#if defined(TMOR_HAVE_AVX512)
-  if (isa >= Isa::avx512) return kernel_avx512();
-#endif
-#if defined(TMOR_HAVE_AVX2)
-  if (isa >= Isa::avx2) return kernel_avx2();
-#endif
-  (void)isa;
-  return kernel_portable();
-}
-
 class Rows {
  public:
   static constexpr int64_t kRun = 64;  // rows that are widened and worked on at a time
 
   explicit Rows(const Params& params)
       : params_(params),
-        kernel_(kernel_for(params.isa)),
+        kernel_(kernel_for<Kernel>(params.isa)),
         // Enough parts for any number of cores; few enough that merging them costs nothing.
         parts_(std::max<int64_t>(1, std::min<int64_t>(kMostParts, params.rows / kRun))),
         threads_(static_cast<int>(std::min<int64_t>(std::max(1, params.threads), parts_))) {}

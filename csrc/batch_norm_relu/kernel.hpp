@@ -8,6 +8,11 @@
 namespace tmor::batch_norm_relu {
 
 struct Kernel {
+  // One for each instruction set; common/kernel_for.hpp takes the best.
+  static Kernel portable();
+  static Kernel avx2();
+  static Kernel avx512();
+
   // As common/moments.hpp has it.
   void (*moments)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* mean, double* squares);
 
@@ -29,9 +34,5 @@ struct Kernel {
   void (*to_half)(const float* from, uint16_t* to, int64_t n);
   void (*to_bfloat)(const float* from, uint16_t* to, int64_t n);
 };
-
-Kernel kernel_portable();
-Kernel kernel_avx2();
-Kernel kernel_avx512();
 
 }  // namespace tmor::batch_norm_relu

@@ -3,6 +3,6 @@
 
 namespace tmor::batch_norm_relu {
 
-Kernel kernel_avx512() { return kernel_of<Avx512>(); }
+Kernel Kernel::avx512() { return kernel_of<Avx512>(); }
 
 }  // namespace tmor::batch_norm_relu

@@ -3,6 +3,6 @@
 
 namespace tmor::batch_norm_relu {
 
-Kernel kernel_portable() { return kernel_of<Portable>(); }
+Kernel Kernel::portable() { return kernel_of<Portable>(); }
 
 }  // namespace tmor::batch_norm_relu

@@ -3,21 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/kernel_for.hpp"
 #include "common/round_up.hpp"
 
 namespace tmor::cluster_infonce {
 namespace {
-
-Kernel kernel_for(Isa isa) {
-#if defined(TMOR_HAVE_AVX512)
-  if (isa >= Isa::avx512) return kernel_avx512();
-#endif
-#if defined(TMOR_HAVE_AVX2)
-  if (isa >= Isa::avx2) return kernel_avx2();
-#endif
-  (void)isa;
-  return kernel_portable();
-}
 
 // Whole vectors, and never a multiple of a page: rows that far apart would all compete for the same lines of the cache.
 int64_t row_stride(int64_t dimensions) {
@@ -38,7 +28,7 @@ int64_t keys_of_tile(int64_t stride, int64_t rows) {
 
 Problem::Problem(const Params& given)
     : params(given),
-      kernel(kernel_for(given.isa)),
+      kernel(kernel_for<Kernel>(given.isa)),
       panel_width(int64_t{kernel.lanes} * kernel.vectors),
       panels((given.batch + panel_width - 1) / panel_width),
       lanes(round_up(given.batch, kernel.lanes)),
@@ -111,7 +101,7 @@ Tile Problem::multiply(const KeyTile& keys, int64_t panel, float* logits) const 
 }
 
 void exp2_cpu(const float* x, float* result, int64_t n, Isa isa) {
-  const Kernel kernel = kernel_for(isa);
+  const Kernel kernel = kernel_for<Kernel>(isa);
   const int64_t whole = n / kernel.lanes * kernel.lanes;
   kernel.exp2(x, result, whole);
   if (whole == n) return;

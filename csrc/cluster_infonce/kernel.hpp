@@ -33,6 +33,11 @@ struct Tile {
 };
 
 struct Kernel {
+  // One for each instruction set; common/kernel_for.hpp takes the best.
+  static Kernel portable();
+  static Kernel avx2();
+  static Kernel avx512();
+
   int lanes;    // numbers in a vector
   int vectors;  // most vectors in a panel
   int rows;     // of a whole panel that `multiply` works on at once: best a divisor of what it is given
@@ -67,9 +72,5 @@ struct Kernel {
 
   void (*exp2)(const float* x, float* result, int64_t n);  // n a multiple of `lanes`
 };
-
-Kernel kernel_portable();
-Kernel kernel_avx2();
-Kernel kernel_avx512();
 
 }  // namespace tmor::cluster_infonce

@@ -3,6 +3,6 @@
 
 namespace tmor::cluster_infonce {
 
-Kernel kernel_portable() { return kernel_of<Portable>(); }
+Kernel Kernel::portable() { return kernel_of<Portable>(); }
 
 }  // namespace tmor::cluster_infonce

@@ -3,21 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/kernel_for.hpp"
 #include "common/round_up.hpp"
 
 namespace tmor::dependency_attention {
 namespace {
-
-Kernel kernel_for(Isa isa) {
-#if defined(TMOR_HAVE_AVX512)
-  if (isa >= Isa::avx512) return kernel_avx512();
-#endif
-#if defined(TMOR_HAVE_AVX2)
-  if (isa >= Isa::avx2) return kernel_avx2();
-#endif
-  (void)isa;
-  return kernel_portable();
-}
 
 // As many frames as keep a tile of `frame` floats each in the second-level cache; fewer, but no less than some full
 // blocks of rows, where several threads may share a clip.
@@ -111,7 +101,7 @@ void Panels::multiply(const float* a, int64_t a_row, int64_t rows, float* c, int
 
 Problem::Problem(const CpuParams& given)
     : params(given),
-      kernel(kernel_for(given.isa)),
+      kernel(kernel_for<Kernel>(given.isa)),
       joints(given.joints),
       in(round_up(given.channels_in, kernel.lanes)),
       out(round_up(given.channels_out, kernel.lanes)),

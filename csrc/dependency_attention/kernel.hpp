@@ -9,6 +9,11 @@
 namespace tmor::dependency_attention {
 
 struct Kernel {
+  // One for each instruction set; common/kernel_for.hpp takes the best.
+  static Kernel portable();
+  static Kernel avx2();
+  static Kernel avx512();
+
   int lanes;    // numbers in a vector
   int vectors;  // most vectors in a panel
 
@@ -31,9 +36,5 @@ struct Kernel {
   void (*to_half)(const float* from, uint16_t* to, int64_t n);
   void (*to_bfloat)(const float* from, uint16_t* to, int64_t n);
 };
-
-Kernel kernel_portable();
-Kernel kernel_avx2();
-Kernel kernel_avx512();
 
 }  // namespace tmor::dependency_attention

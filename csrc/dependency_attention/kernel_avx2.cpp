@@ -3,6 +3,6 @@
 
 namespace tmor::dependency_attention {
 
-Kernel kernel_avx2() { return kernel_of<Avx2>(); }
+Kernel Kernel::avx2() { return kernel_of<Avx2>(); }
 
 }  // namespace tmor::dependency_attention

@@ -3,6 +3,6 @@
 
 namespace tmor::dependency_attention {
 
-Kernel kernel_portable() { return kernel_of<Portable>(); }
+Kernel Kernel::portable() { return kernel_of<Portable>(); }
 
 }  // namespace tmor::dependency_attention

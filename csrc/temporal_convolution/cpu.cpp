@@ -7,11 +7,12 @@
 // One panel of input channels of some clips is a unit of work with sums of its own, added up in the units' order: units
 // depend on the sizes alone, so results do not depend on the threads. A unit copies its panel of a block of frames,
 // zero frames around it, once for all taps; a stride splits the frames by their remainder, so that the rows a tap wants
-// always lie one after the other. Then runs of rows short enough for the first-level cache go through all taps.
+// always lie one after the other. Then short runs of rows go through all taps.
 #include <algorithm>
 #include <vector>
 
 #include "common/buffer.hpp"
+#include "common/kernel_for.hpp"
 #include "common/round_up.hpp"
 #include "common/threads.hpp"
 #include "temporal_convolution/kernel.hpp"
@@ -24,17 +25,6 @@ constexpr int64_t kUnits = 32;        // at least, where there are clips enough:
 constexpr int64_t kBlockRows = 1024;  // of the result, whose panel of x is copied at a time
 constexpr int64_t kRunRows = 256;     // of the result, which go through all taps at a time
 
-Kernel kernel_for(Isa isa) {
-#if defined(TMOR_HAVE_AVX512)
-  if (isa >= Isa::avx512) return kernel_avx512();
-#endif
-#if defined(TMOR_HAVE_AVX2)
-  if (isa >= Isa::avx2) return kernel_avx2();
-#endif
-  (void)isa;
-  return kernel_portable();
-}
-
 // Where a tap finds its frames: output frame f wants number f + shift of those with one remainder by the stride.
 struct Tap {
   int64_t place;  // of the remainder among those that taps want
@@ -45,7 +35,7 @@ class WeightGradient {
  public:
   explicit WeightGradient(const Params& params)
       : params_(params),
-        kernel_(kernel_for(params.isa)),
+        kernel_(kernel_for<Kernel>(params.isa)),
         panels_(round_up(params.in_channels, kernel_.width) / kernel_.width),
         parts_(std::min(params.clips, round_up(kUnits, panels_) / panels_)),
         block_frames_(std::max<int64_t>(1, std::min(params.output_frames, kBlockRows / params.joints))) {

@@ -7,6 +7,11 @@
 namespace tmor::temporal_convolution {
 
 struct Kernel {
+  // One for each instruction set; common/kernel_for.hpp takes the best.
+  static Kernel portable();
+  static Kernel avx2();
+  static Kernel avx512();
+
   int64_t width;   // input channels in a panel
   int64_t height;  // output channels in a panel: the products of the two stay in registers
 
@@ -20,9 +25,5 @@ struct Kernel {
   // As common/add_rows.hpp has it.
   void (*add_rows)(const float* a, int64_t a_row, int64_t rows, int64_t n, float* room, double* sum);
 };
-
-Kernel kernel_portable();
-Kernel kernel_avx2();
-Kernel kernel_avx512();
 
 }  // namespace tmor::temporal_convolution

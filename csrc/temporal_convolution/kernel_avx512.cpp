@@ -3,6 +3,6 @@
 
 namespace tmor::temporal_convolution {
 
-Kernel kernel_avx512() { return kernel_of<Avx512>(); }
+Kernel Kernel::avx512() { return kernel_of<Avx512>(); }
 
 }  // namespace tmor::temporal_convolution

@@ -3,6 +3,6 @@
 
 namespace tmor::temporal_convolution {
 
-Kernel kernel_portable() { return kernel_of<Portable>(); }
+Kernel Kernel::portable() { return kernel_of<Portable>(); }
 
 }  // namespace tmor::temporal_convolution

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/isa.hpp"
+#include "common/kernel_for.hpp"
 #include "dependency_attention/cpu_params.hpp"
 #include "dependency_attention/kernel.hpp"
 #include "worse.hpp"
@@ -28,17 +29,6 @@ int failures = 0;
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }
 
-Kernel kernel_of(tmor::Isa isa) {
-#if defined(TMOR_HAVE_AVX512)
-  if (isa >= tmor::Isa::avx512) return tmor::dependency_attention::kernel_avx512();
-#endif
-#if defined(TMOR_HAVE_AVX2)
-  if (isa >= tmor::Isa::avx2) return tmor::dependency_attention::kernel_avx2();
-#endif
-  (void)isa;
-  return tmor::dependency_attention::kernel_portable();
-}
-
 struct Case {
   int64_t clips, frames, joints, in, out, heads, size;
   Doubles x, embed, embed_bias, dependency, value, value_bias, shortcut, grad;
@@ -51,7 +41,7 @@ struct Result {
 
 Doubles draw(Random* random, int64_t n, double scale, DType dtype) {
   std::normal_distribution<double> normal(0.0, scale);
-  const Kernel kernel = tmor::dependency_attention::kernel_portable();
+  const Kernel kernel = Kernel::portable();
   std::vector<float> values(at(n));
   for (float& v : values) v = static_cast<float>(normal(*random));
   std::vector<uint16_t> half(at(n));
@@ -217,7 +207,7 @@ class Tensor {
   Tensor(size_t n, DType dtype) : dtype_(dtype), single_(dtype == DType::float32 ? n : 0), half_(n - single_.size()) {}
   Tensor(const Doubles& values, DType dtype) : Tensor(values.size(), dtype) {
     const std::vector<float> single(values.begin(), values.end());
-    const Kernel kernel = tmor::dependency_attention::kernel_portable();
+    const Kernel kernel = Kernel::portable();
     const int64_t n = static_cast<int64_t>(values.size());
     if (dtype == DType::float32) single_ = single;
     if (dtype == DType::float16) kernel.to_half(single.data(), half_.data(), n);
@@ -226,7 +216,7 @@ class Tensor {
   void* data() { return dtype_ == DType::float32 ? static_cast<void*>(single_.data()) : half_.data(); }
   Doubles values() const {
     if (dtype_ == DType::float32) return {single_.begin(), single_.end()};
-    const Kernel kernel = tmor::dependency_attention::kernel_portable();
+    const Kernel kernel = Kernel::portable();
     std::vector<float> single(half_.size());
     const auto convert = dtype_ == DType::float16 ? kernel.from_half : kernel.from_bfloat;
     convert(half_.data(), single.data(), static_cast<int64_t>(single.size()));
@@ -448,7 +438,7 @@ int main() {
   std::string names;
   for (const tmor::Isa isa : tmor::supported_isas()) {
     if (isa > tmor::Isa::avx512) continue;
-    check_halves(kernel_of(isa), tmor::isa_name(isa));
+    check_halves(tmor::kernel_for<Kernel>(isa), tmor::isa_name(isa));
     names += std::string(" ") + tmor::isa_name(isa);
   }
   check_attention();

@@ -32,7 +32,7 @@ class Tensor {
     std::normal_distribution<double> normal(mean, 1.0);
     Floats drawn(n);
     for (float& value : drawn) value = static_cast<float>(normal(*random));
-    const Kernel kernel = kernel_portable();
+    const Kernel kernel = Kernel::portable();
     const int64_t count = static_cast<int64_t>(n);
     if (dtype == DType::float32) single_ = drawn;
     if (dtype == DType::float16) kernel.to_half(drawn.data(), half_.data(), count);
@@ -41,7 +41,7 @@ class Tensor {
   void* data() { return dtype_ == DType::float32 ? static_cast<void*>(single_.data()) : half_.data(); }
   Doubles values() const {
     if (dtype_ == DType::float32) return {single_.begin(), single_.end()};
-    const Kernel kernel = kernel_portable();
+    const Kernel kernel = Kernel::portable();
     Floats single(half_.size());
     const auto convert = dtype_ == DType::float16 ? kernel.from_half : kernel.from_bfloat;
     convert(half_.data(), single.data(), static_cast<int64_t>(single.size()));

@@ -218,7 +218,11 @@ def test_a_parametrised_weight_is_computed_once() -> None:
 def test_transforms_of_torch_func() -> None:
     unit, x = TemporalConv(6, 8, 9).eval(), maps(3, 6, 20, 5)
     unit.norm = nn.Identity()  # type: ignore[assignment]
-    loss = lambda value: unit(value).square().sum()  # noqa: E731
+
+    def loss(value: Tensor) -> Tensor:
+        result: Tensor = unit(value).square().sum()
+        return result
+
     gradient = torch.func.grad(loss)(x)
     leaf = x.clone().requires_grad_()
     loss(leaf).backward()

@@ -179,13 +179,12 @@ def cpu_backward(
     if needed[0]:
         only_x = [True, False, False]
         dx, _, _ = reference_backward(grad, x, weight, stride, padding, dilation, only_x)
-    if needed[1] or needed[2]:
-        # The bias alone is a sum, which torch takes as fast.
-        if not needed[1]:
-            return dx, dweight, grad.sum((0, 1, 2))
+    if needed[1]:
         dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         dbias = x.new_empty(weight.shape[0] if needed[2] else 0)
         _weight_gradient(grad.detach().contiguous(), x.detach().contiguous(), dweight, dbias, stride, padding, dilation)
+    elif needed[2]:
+        dbias = grad.sum((0, 1, 2))  # which torch takes as fast
     return dx, dweight, dbias
 
 
@@ -193,10 +192,11 @@ def _weight_gradient(
     grad: Tensor, x: Tensor, dweight: Tensor, dbias: Tensor, stride: int, padding: int, dilation: int
 ) -> None:
     """Fill `dweight` and, unless it is empty, `dbias`."""
+    length = output_frames(x.shape[1], dweight.shape[2], stride, padding, dilation)
     sizes = {
         "clips": x.shape[0],
         "frames": x.shape[1],
-        "output_frames": grad.shape[1],
+        "output_frames": length,
         "joints": x.shape[2],
         "in_channels": x.shape[3],
         "out_channels": dweight.shape[0],
@@ -206,13 +206,13 @@ def _weight_gradient(
         "padding": padding,
     }
     float32 = (torch.float32,)
-    shape = (x.shape[0], output_frames(x.shape[1], dweight.shape[2], stride, padding, dilation), x.shape[2])
+    shape = (x.shape[0], length, x.shape[2], dweight.shape[0])
     # Not x's device: a traced graph keeps its backend where its tensors are moved.
     with Launch(NAME, "cpu") as launch:
         extension().temporal_convolution_weight_gradient_cpu(
             sizes,
             x=launch.pointer("x", x, dtypes=float32),
-            grad=launch.pointer("grad", grad, dtypes=float32, shape=(*shape, dweight.shape[0])),
+            grad=launch.pointer("grad", grad, dtypes=float32, shape=shape),
             grad_weight=launch.pointer("grad_weight", dweight, dtypes=float32, shape=(None, x.shape[3], None)),
             grad_bias=launch.pointer("grad_bias", dbias if dbias.numel() else None, dtypes=float32),
             threads=torch.get_num_threads(),
