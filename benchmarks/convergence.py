@@ -16,13 +16,12 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+from only_reference import only_reference
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +31,6 @@ from tmor_fast.data import ClipStore, prepare
 from tmor_fast.data.importers import import_penn
 from tmor_fast.data.synthetic import write_synthetic_store
 from tmor_fast.evaluation.saving import save_json
-from tmor_fast.ops import registry
 from tmor_fast.training import FinetuneConfig, PretrainConfig, ProbeConfig, finetune, load_config, pretrain, probe
 
 # The ops that go together: those of UNIK's units.
@@ -44,18 +42,6 @@ OPS = {
 SMALL = ("backbone.preset=unik-micro", "augmentation.frames=32")
 # Backend, and the factor on the learning rate.
 FORMS = {"reference": ("reference", 1.0), "nudged": ("reference", 1 + 1e-6), "kernel": ("auto", 1.0)}
-
-
-@contextmanager
-def only_reference(ops: tuple[str, ...]) -> Iterator[None]:
-    """Let "auto" of some ops take their reference."""
-    choose = registry.choose
-
-    def chosen(name: str, backend: str, candidates: Mapping[str, registry.Check]) -> str:
-        return choose(name, "reference" if name in ops and backend == "auto" else backend, candidates)
-
-    with mock.patch.object(registry, "choose", chosen):
-        yield
 
 
 def synthetic(folder: Path, arguments: argparse.Namespace, seed: int, factor: float) -> float:

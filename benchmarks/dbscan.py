@@ -6,7 +6,8 @@ Data, seed 0: 800 centres drawn on the sphere in 128 dimensions; a point is its 
 about 0.3 (0.3 / sqrt(128) a coordinate), 2 % of the points lie uniformly on the sphere, all are scaled to length 1.
 eps 0.5, min_samples 5. Hard cases at 50,000 points: one giant cluster, all noise, 10 % exact duplicates, four of five
 points in one cluster. Ours must give scikit-learn's labels; where that does not fit into time or memory, the labels are
-verified by their definition, those of a sample of points beyond 100,000.
+verified by their definition, those of a sample of points beyond 100,000. On a GPU up to ten million points, 256
+dimensions and a million points of noise; a peer there is the neighbour count by torch's products, a part of the work.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tmor_fast.benchmark import Call, Case, Claim, Contender, Floor, Settings
+from tmor_fast.benchmark import SECONDS, Call, Case, Claim, Contender, Floor, Settings, asked_seconds
 from tmor_fast.benchmark.machine import available_memory
 from tmor_fast.build import build_config, extension
 
 DIMENSIONS, CENTRES, SPREAD, STRAY = 128, 800, 0.3, 0.02
 EPS, MIN_SAMPLES = 0.5, 5
-SWEEP = (10_000, 30_000, 100_000, 300_000, 1_000_000)
-QUICK, QUICK_CUDA = (10_000,), (10_000, 100_000, 1_000_000)
+SWEEP, QUICK = (10_000, 30_000, 100_000, 300_000, 1_000_000), (10_000,)
+# Kind, points and dimensions; a quick run on a GPU does the first four.
+ON_GPU = (
+    ("clusters", 10_000, 128), ("clusters", 100_000, 128), ("clusters", 1_000_000, 128), ("all noise", 1_000_000, 128),
+    ("clusters", 1_000_000, 256), ("one cluster", 1_000_000, 128), ("clusters", 10_000_000, 128),
+)  # fmt: skip
+COUNTED_SIZE, COUNTED_ROWS = 1_000_000, 4096  # most points whose neighbours torch counts on a GPU; rows of one product
 FORCED_SIZE = 100_000  # most points for instruction sets beside the first
 HARD, HARD_SIZE = ("one cluster", "all noise", "duplicates", "four fifths"), 50_000
 SAMPLED = 300  # points whose labels are checked where all of them would take too long
@@ -37,24 +44,43 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def points(kind: str, n: int) -> np.ndarray:
-    """The data set: (n, 128) float32 rows of length 1. `kind` is "clusters" or one of `HARD`."""
+def points(kind: str, n: int, dimensions: int = DIMENSIONS) -> np.ndarray:
+    """The data set: (n, dimensions) float32 rows of length 1. `kind` is "clusters" or one of `HARD`."""
     random = np.random.default_rng(0)
-    centres = _unit(random.standard_normal((1 if kind == "one cluster" else CENTRES, DIMENSIONS)))
+    centres = _unit(random.standard_normal((1 if kind == "one cluster" else CENTRES, dimensions)))
     centre = random.integers(len(centres), size=n)
     if kind == "four fifths":
         centre[random.random(n) < 0.8] = 0
     stray = random.random(n) < (1.0 if kind == "all noise" else STRAY)
-    rows = np.empty((n, DIMENSIONS), np.float32)
+    rows = np.empty((n, dimensions), np.float32)
     for first in range(0, n, 50_000):
         part = slice(first, min(first + 50_000, n))
-        noise = random.standard_normal((part.stop - first, DIMENSIONS))
-        around = centres[centre[part]] + noise * (SPREAD / DIMENSIONS**0.5)
+        noise = random.standard_normal((part.stop - first, dimensions))
+        around = centres[centre[part]] + noise * (SPREAD / dimensions**0.5)
         rows[part] = _unit(np.where(stray[part, None], noise, around))
     if kind == "duplicates":
         copies = random.permutation(n)[: n // 10]
         rows[copies] = rows[random.permutation(np.setdiff1d(np.arange(n), copies))[: n // 10]]
     return rows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One data set: what it is made of, and how many points in how many dimensions."""
+
+    kind: str
+    n: int
+    dimensions: int = DIMENSIONS
+
+    @property
+    def half(self) -> float:
+        """Operations of the products of all pairs, each once."""
+        return float(self.n) * (self.n - 1) * self.dimensions
+
+    @property
+    def points(self) -> np.ndarray:
+        """Its rows."""
+        return points(self.kind, self.n, self.dimensions)
 
 
 def neighbours(rows: np.ndarray, sample: int = 200) -> float:
@@ -66,24 +92,24 @@ def neighbours(rows: np.ndarray, sample: int = 200) -> float:
     return near / sample
 
 
-def _refuses(library: str, kind: str, n: int, limit: int, bytes_each: float) -> str | None:
+def _refuses(library: str, problem: Problem, limit: int, bytes_each: float) -> str | None:
     """Why a peer that keeps all neighbours cannot run: missing, over the limit, or out of memory."""
     if importlib.util.find_spec(library) is None:
         return f"{library} is not installed"
-    if n > limit:
+    if problem.n > limit:
         return f"left out above {limit:,} points (--set dbscan.peer_limit=N)"
-    needed, free = n * neighbours(points(kind, n)) * bytes_each, available_memory()
+    needed, free = problem.n * neighbours(problem.points) * bytes_each, available_memory()
     if free is not None and needed > MEMORY_SHARE * free:
         return f"keeps all neighbours: needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are available"
     return None
 
 
-def _ours(kind: str, n: int, device: str) -> Call:
+def _ours(problem: Problem, device: str) -> Call:
     import torch
 
     from tmor_fast.ops import dbscan
 
-    rows = torch.from_numpy(points(kind, n)).to(device)
+    rows = torch.from_numpy(problem.points).to(device)
 
     def call() -> dict[str, Any]:
         done: dict[str, Any] = {}
@@ -98,11 +124,11 @@ def _ours(kind: str, n: int, device: str) -> Call:
     return call
 
 
-def _sklearn(kind: str, n: int) -> Call:
+def _sklearn(problem: Problem) -> Call:
     import torch
     from sklearn.cluster import DBSCAN
 
-    rows = points(kind, n)
+    rows = problem.points
 
     def call() -> dict[str, Any]:
         fitted = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, n_jobs=-1).fit(rows)
@@ -111,18 +137,18 @@ def _sklearn(kind: str, n: int) -> Call:
     return call
 
 
-def _faiss(kind: str, n: int) -> Call:
+def _faiss(problem: Problem) -> Call:
     """Neighbours by FAISS's exact range search, components by SciPy: how DBSCAN is built on FAISS."""
     import faiss
     import torch
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    rows = points(kind, n)
+    rows, n = problem.points, problem.n
     radius = float(np.nextafter(np.float32(EPS**2), np.float32(np.inf)))
 
     def call() -> dict[str, Any]:
-        index = faiss.IndexFlatL2(DIMENSIONS)
+        index = faiss.IndexFlatL2(problem.dimensions)
         index.add(rows)
         counts, sources, targets = np.zeros(n, np.int64), [], []
         for first in range(0, n, 8192):
@@ -147,18 +173,45 @@ def _faiss(kind: str, n: int) -> Call:
     return call
 
 
-def _cuml(kind: str, n: int) -> Call:
+def _cuml(problem: Problem) -> Call:
     import cupy
     import torch
     from cuml.cluster import DBSCAN
 
-    rows = cupy.asarray(points(kind, n))
+    rows = cupy.asarray(problem.points)
 
     def call() -> dict[str, Any]:
         fitted = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES).fit(rows)
         return {"labels": torch.from_dlpack(cupy.asarray(fitted.labels_).astype(cupy.int64))}
 
     return call
+
+
+def _counts(problem: Problem, precision: str, device: str) -> Call:
+    """Core points by torch: products of a few thousand rows with all, and a threshold. Not what clusters they form."""
+    import torch
+
+    rows = torch.from_numpy(problem.points).to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    # Of rows of length 1: |x - y|^2 = 2 - 2 x y.
+    least = 1 - EPS**2 / 2
+
+    def call() -> dict[str, Any]:
+        found = [((part @ rows.T) >= least).sum(1) for part in rows.split(COUNTED_ROWS)]
+        return {"core": torch.cat(found) >= MIN_SAMPLES}
+
+    return call
+
+
+def _count_contender(problem: Problem, precision: str) -> Contender:
+    return Contender(
+        f"torch, neighbours counted in {precision}",
+        "peer",
+        lambda: _counts(problem, precision, "cuda"),
+        flops=2.0 * problem.n**2 * problem.dimensions,
+        precision=precision,
+        unavailable=lambda: f"left out above {COUNTED_SIZE:,} points" if problem.n > COUNTED_SIZE else None,
+        note="core points by chunked products and a threshold; no clusters, no exact decision near eps",
+    )
 
 
 def _precision(isa: str, device: str) -> str:
@@ -189,9 +242,9 @@ def _no_kernel(n: int, device: str) -> str | None:
     return None
 
 
-def _our_contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
-    products = float(n) * (n - 1) * DIMENSIONS
-    contenders = []
+def _our_contenders(problem: Problem, settings: Settings) -> list[Contender]:
+    n = problem.n
+    contenders: list[Contender] = []
     for isa in _isas(settings.options["isa"]) if settings.device == "cpu" else [""]:
         if contenders and n > FORCED_SIZE:
             continue
@@ -201,9 +254,9 @@ def _our_contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
             Contender(
                 f"tmor_fast, {isa}" if isa else "tmor_fast",
                 "ours",
-                lambda: _ours(kind, n, settings.device),
-                flops=products,
-                bytes=n * (4.0 * DIMENSIONS + 9),
+                lambda: _ours(problem, settings.device),
+                flops=problem.half,
+                bytes=n * (4.0 * problem.dimensions + 9),
                 precision=_precision(used, settings.device),
                 environment={"TMOR_ISA": isa} if isa else {},
                 unavailable=lambda: _no_kernel(n, settings.device),
@@ -215,27 +268,27 @@ def _our_contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
     return contenders
 
 
-def _contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
-    limit, whole = int(settings.options["peer_limit"]), 2.0 * n * n * DIMENSIONS
+def _contenders(problem: Problem, settings: Settings) -> list[Contender]:
+    limit, whole = int(settings.options["peer_limit"]), 2.0 * problem.n**2 * problem.dimensions
     wanted = settings.options["peers"].split(",")
     if settings.quick:
         limit = min(limit, QUICK[0])
     peers = [
         Contender(
-            "scikit-learn", "peer", lambda: _sklearn(kind, n), flops=whole, precision="fp64",
-            unavailable=lambda: _refuses("sklearn", kind, n, limit, 10.0), note="n_jobs=-1, products in float64",
+            "scikit-learn", "peer", lambda: _sklearn(problem), flops=whole, precision="fp64",
+            unavailable=lambda: _refuses("sklearn", problem, limit, 10.0), note="n_jobs=-1, products in float64",
         ),
         Contender(
-            "FAISS + SciPy", "peer", lambda: _faiss(kind, n), flops=whole, precision="fp32",
-            unavailable=lambda: _refuses("faiss", kind, n, limit, 30.0), note="float32 distances decide neighbours",
+            "FAISS + SciPy", "peer", lambda: _faiss(problem), flops=whole, precision="fp32",
+            unavailable=lambda: _refuses("faiss", problem, limit, 30.0), note="float32 distances decide neighbours",
         ),
     ]  # fmt: skip
     if settings.device == "cuda":
         cuml = Contender(
-            "cuML", "peer", lambda: _cuml(kind, n), flops=whole, precision="fp32",
+            "cuML", "peer", lambda: _cuml(problem), flops=whole, precision="fp32",
             unavailable=lambda: None if importlib.util.find_spec("cuml") else "cuml is not installed",
         )  # fmt: skip
-        peers = [cuml, *peers]
+        peers = [cuml, _count_contender(problem, "bf16"), _count_contender(problem, "fp32"), *peers]
     if wanted != ["all"]:
         unknown = sorted(set(wanted) - {peer.name for peer in peers})
         if unknown:
@@ -243,10 +296,10 @@ def _contenders(kind: str, n: int, settings: Settings) -> list[Contender]:
                 f"dbscan.peers: unknown {', '.join(unknown)}; accepted: all, {', '.join(p.name for p in peers)}"
             )
         peers = [peer for peer in peers if peer.name in wanted]
-    return [*_our_contenders(kind, n, settings), *peers]
+    return [*_our_contenders(problem, settings), *peers]
 
 
-def _check(outputs: Mapping[str, Any], kind: str, n: int, settings: Settings) -> dict[str, dict[str, Any]]:
+def _check(outputs: Mapping[str, Any], problem: Problem, settings: Settings) -> dict[str, dict[str, Any]]:
     """Labels of all against scikit-learn's; ours verified by the definition where it is absent or differs."""
     facts: dict[str, dict[str, Any]] = {}
     shown = next((value for name, value in outputs.items() if name.startswith("tmor_fast")), None)
@@ -256,6 +309,9 @@ def _check(outputs: Mapping[str, Any], kind: str, n: int, settings: Settings) ->
     expected = outputs.get("scikit-learn")
     verified: dict[bytes, str] = {}  # equal labels need one verification
     for name, output in outputs.items():
+        if "labels" not in output:
+            facts[name] = {} if shown is None else _core_apart(output["core"], shown["core"])
+            continue
         labels = output["labels"]
         facts[name] = {each: f"{float(output[each]):.2%}" for each in ("compared",) if each in output}
         if "rechecked" in output:
@@ -265,18 +321,22 @@ def _check(outputs: Mapping[str, Any], kind: str, n: int, settings: Settings) ->
             facts[name]["labels"] = f"differ in {differing}" if differing else "equal to scikit-learn's"
         if name.startswith("tmor_fast") and differing != 0:
             key = labels.numpy().tobytes()
-            verified[key] = verified.get(key) or _verdict(labels, output["core"], kind, n, settings)
+            verified[key] = verified.get(key) or _verdict(labels, output["core"], problem, settings)
             facts[name]["wrong" if verified[key].startswith("wrong") else "definition"] = verified[key]
     return {name: values for name, values in facts.items() if values}
 
 
-def _verdict(labels: Any, core: Any, kind: str, n: int, settings: Settings) -> str:
+def _core_apart(core: Any, ours: Any) -> dict[str, Any]:
+    return {"core points": f"differ in {int((core != ours).sum()):,}"}
+
+
+def _verdict(labels: Any, core: Any, problem: Problem, settings: Settings) -> str:
     import torch
 
     from tmor_fast.cluster import verify
 
-    rows = torch.from_numpy(points(kind, n)).to(settings.device)
-    if n > int(settings.options["verify_limit"]):
+    rows = torch.from_numpy(problem.points).to(settings.device)
+    if problem.n > int(settings.options["verify_limit"]):
         return _sampled(rows, labels.to(settings.device), core.to(settings.device))
     verdict = verify(rows, labels.to(settings.device), EPS, MIN_SAMPLES, strict=True)
     return "verified" if verdict else f"wrong: {verdict.reason}"
@@ -305,31 +365,42 @@ def _sampled(rows: Any, labels: Any, core: Any) -> str:
     return f"a sample of {len(chosen):,} points agrees with the definition"
 
 
-def _case(kind: str, n: int, settings: Settings) -> Case:
-    half = float(n) * (n - 1) * DIMENSIONS
-    hard = kind != "clusters"
+def _case(problem: Problem, settings: Settings) -> Case:
+    about = [problem.kind] if problem.kind != "clusters" else []
+    about += [f"{problem.dimensions} dimensions"] if problem.dimensions != DIMENSIONS else []
     return Case(
-        f"{n:,} points" + (f", {kind}" if hard else ""),
-        {"n": n, "d": DIMENSIONS, **({"kind": kind} if hard else {})},
-        _contenders(kind, n, settings),
-        check=lambda outputs: _check(outputs, kind, n, settings),
-        floors=[Floor(f"half of the matrix, {precision}", half, precision) for precision in ("bf16", "fp32", "int8")],
+        ", ".join([f"{problem.n:,} points", *about]),
+        {"n": problem.n, "d": problem.dimensions, **({"kind": ", ".join(about)} if about else {})},
+        _contenders(problem, settings),
+        check=lambda outputs: _check(outputs, problem, settings),
+        floors=[
+            Floor(f"half of the matrix, {precision}", problem.half, precision) for precision in ("bf16", "fp32", "int8")
+        ],
+        seconds=asked_seconds(settings),
     )
 
 
-def cases(settings: Settings) -> Sequence[Case]:
-    """The growth sweep, then the hard cases."""
+def problems(settings: Settings) -> list[Problem]:
+    """The data sets that were asked for: the growth sweep, then the hard cases; on a GPU `ON_GPU`."""
     sizes = [int(size) for size in settings.options["sizes"].split(",") if size]
     asked = [kind for kind in settings.options["hard"].split(",") if kind]
     unknown = sorted(set(asked) - {"all", *HARD})
     if unknown:
         raise ValueError(f"dbscan.hard: unknown {', '.join(unknown)}; accepted: all, {', '.join(HARD)}")
+    dimensions, hard_size = (int(settings.options[name]) for name in ("dimensions", "hard_size"))
+    if not sizes and not asked and settings.device == "cuda":
+        return [Problem(*given) for given in ON_GPU[: 4 if settings.quick else None]]
     hard = list(HARD) if "all" in asked or not (sizes or asked or settings.quick) else asked
-    default: Sequence[int] = SWEEP
-    if settings.quick:
-        default = QUICK if settings.device == "cpu" else QUICK_CUDA
-    swept = sizes or ([] if asked else default)
-    return [_case("clusters", size, settings) for size in swept] + [_case(kind, HARD_SIZE, settings) for kind in hard]
+    swept = sizes or ([] if asked else QUICK if settings.quick else SWEEP)
+    return [
+        *(Problem("clusters", size, dimensions) for size in swept),
+        *(Problem(kind, hard_size, dimensions) for kind in hard),
+    ]
+
+
+def cases(settings: Settings) -> Sequence[Case]:
+    """One case for each of the `problems`."""
+    return [_case(problem, settings) for problem in problems(settings)]
 
 
 CLAIM = Claim(
@@ -339,9 +410,12 @@ CLAIM = Claim(
         "isa": ("auto", "instruction sets of ours: auto, names as in TMOR_ISA, comma-separated, or all"),
         "sizes": ("", "points, comma-separated, in place of the sweep and the hard cases"),
         "hard": ("", f"hard cases in place of the sweep: all, or of {', '.join(HARD)}"),
+        "dimensions": (str(DIMENSIONS), "of the points, where sizes or hard cases are asked for, or on a CPU"),
+        "hard_size": (str(HARD_SIZE), "points of the hard cases"),
         "peers": ("all", "peers by name, comma-separated"),
         "peer_limit": ("100000", "most points given to scikit-learn and FAISS"),
         "verify_limit": ("100000", "most points whose labels are all verified by definition where no peer has them"),
+        "seconds": SECONDS,
     },
     sweep="n",
 )

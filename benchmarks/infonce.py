@@ -18,10 +18,12 @@ from typing import Any
 from infonce_data import (
     BANKS,
     CLUSTERS,
+    EAGER_MATRICES,
     QUERIES,
     TEMPERATURE,
     WIDTH,
     WRONG,
+    WRONG_HALF,
     backends,
     data,
     query_loss,
@@ -31,7 +33,6 @@ from infonce_data import (
 from tmor_fast.benchmark import SECONDS, Call, Case, Claim, Contender, Settings, asked_seconds
 
 HALF_SIZES, CHECKED = ((64, 65_536), (1024, 65_536), (4096, 1_048_576)), 16  # queries and keys; queries checked
-WRONG_HALF = 3e-2  # what `WRONG` is to float32, for a bank of 16 bits
 
 
 def _both_ways(loss: Callable[[Any], Any], query: Any) -> Call:
@@ -126,16 +127,19 @@ def _half_bank(queries: int, keys: int, settings: Settings, backend: str) -> Cal
     return call
 
 
-def _half_reference(queries: int, keys: int, settings: Settings) -> Call:
+def _half_reference(queries: int, keys: int, settings: Settings, half: bool = False, compiled: bool = False) -> Call:
+    """The reference on the same bank, widened to float32, or with products and logits in bfloat16."""
     import torch
 
     given = data(keys, settings.device, queries=queries)
     given["keys"] = given["keys"].bfloat16()
     loss = query_loss(given, settings.options["positives"])
+    loss = torch.compile(loss) if compiled else loss
     query = given["query"].requires_grad_()
 
     def call() -> dict[str, Any]:
-        losses = loss(query)
+        with torch.autocast(settings.device, torch.bfloat16, enabled=half):
+            losses = loss(query)
         return {"loss": losses.detach(), "gradient": torch.autograd.grad(losses.sum(), query)[0]}
 
     return call
@@ -155,6 +159,11 @@ def _half_products(queries: int, keys: int, settings: Settings, tile: int) -> Ca
         return {"gradient": gradient}
 
     return call
+
+
+def half_eager_gib(queries: int, keys: int) -> float:
+    """About what the reference takes in bfloat16, in GiB."""
+    return EAGER_MATRICES * 2.0 * queries * keys / 2**30
 
 
 def _half_check(outputs: Mapping[str, Any], queries: int, keys: int, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -193,13 +202,22 @@ def _half_case(queries: int, keys: int, settings: Settings) -> Case:
         )
         for place, backend in enumerate(backends(settings))
     ]  # fmt: skip
-    contenders.append(
+    fits = None if queries * keys <= 1 << 28 else f"needs about {half_eager_gib(queries, keys):.0f} GiB"
+    contenders += [
+        Contender(
+            "logits, eager, bf16", "peer", lambda: _half_reference(queries, keys, settings, True), flops=flops,
+            bytes=bank, precision="bf16", unavailable=lambda: fits, note="the reference equation under autocast",
+        ),
+        Contender(
+            "logits, compiled, bf16", "peer", lambda: _half_reference(queries, keys, settings, True, True), flops=flops,
+            bytes=bank, precision="bf16", one_call_first=True, note="torch.compile of the same",
+        ),
         Contender(
             "logits, eager", "peer", lambda: _half_reference(queries, keys, settings), flops=flops, bytes=bank,
-            unavailable=lambda: None if queries * keys <= 1 << 28 else "its logits do not fit",
+            unavailable=lambda: fits,
             note="the reference equation of tmor_fast.ops, which widens the bank to float32",
-        )
-    )  # fmt: skip
+        ),
+    ]  # fmt: skip
     contenders.append(
         Contender(
             "two products, in tiles", "floor", lambda: _half_products(queries, keys, settings, 16_384), flops=flops,

@@ -5,15 +5,17 @@
 Motion-motion over a bank, motion-video and motion-text over projected keys that need a gradient too: 256 queries, three
 banks of 65,536 keys of width 128, 800 clusters, a fifth of the rows noise. Once from ready embeddings, once as
 pre-training computes it, whose projections every form pays; a quick run does the first alone. The peer is the
-reference of the same op, eager and, in a full run, compiled.
+reference of the same op, eager and, in a full run, compiled. On a GPU 1024 queries, the ready embeddings in float32 and
+in bfloat16, replayed as a CUDA graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from infonce_data import BANKS, QUERIES, TEMPERATURE, WIDTH, WRONG, backends, data, too_large
+from infonce_data import BANKS, QUERIES, TEMPERATURE, WIDTH, WRONG, WRONG_HALF, backends, data, too_large
 
 from tmor_fast.benchmark import SECONDS, Call, Case, Claim, Contender, Settings, asked_seconds
 
@@ -21,19 +23,37 @@ CAPTIONS, DRAWN = 60, 4
 VIDEO, TEXT = 512, 384  # width of the teachers' embeddings: ViCLIP, a small sentence encoder
 
 
-def _step(keys: int, settings: Settings, backend: str, compiled: bool = False) -> Call:
+ON_GPU = 1024  # queries
+
+
+@dataclass(frozen=True)
+class Step:
+    """One size of the step: rows of each bank, queries, and what the banks are held in."""
+
+    keys: int
+    queries: int = QUERIES
+    bank: str = "float32"
+
+    @property
+    def flops(self) -> float:
+        """Both products of mm; of mv and mt four each: logits are computed again for the gradient of the keys."""
+        return 2.0 * self.queries * self.keys * WIDTH * (2 + 4 + 4)
+
+
+def _step(step: Step, settings: Settings, backend: str, compiled: bool = False) -> Call:
     """The three losses of one step of stage 2 with the method's defaults, forward and backward, from embeddings on."""
     import torch
 
     from tmor_fast.ops import cluster_infonce
 
-    given, teacher = data(keys, settings.device), data(keys, settings.device)
+    queries = step.queries
+    given = data(step.keys, settings.device, queries=queries, bank_dtype=step.bank)
     query, bank = given.pop("query").requires_grad_(), given.pop("keys")
-    video = teacher["keys"].flip(1).contiguous().requires_grad_()
-    text = teacher["keys"].roll(1, 1).contiguous().requires_grad_()
+    video = bank.flip(1).contiguous().requires_grad_()
+    text = bank.roll(1, 1).contiguous().requires_grad_()
     caption = given["key_id"] % CAPTIONS
-    captions = {"query_caption": caption[:QUERIES].clone(), "key_caption": caption}
-    own = [video.detach()[:QUERIES].clone(), text.detach()[:QUERIES].clone()]
+    captions = {"query_caption": caption[:queries].clone(), "key_caption": caption}
+    own = [video.detach()[:queries].clone(), text.detach()[:queries].clone()]
     common: dict[str, Any] = {"temperature": TEMPERATURE, "backend": backend}
     motion, rows = given.pop("positive"), given
 
@@ -46,10 +66,9 @@ def _step(keys: int, settings: Settings, backend: str, compiled: bool = False) -
     run = torch.compile(total) if compiled else total
 
     def call() -> dict[str, Any]:
-        query.grad = video.grad = text.grad = None
         losses = run(query, video, text)
-        losses.sum().backward()
-        return {"loss": losses.detach(), "gradient": query.grad, "video": video.grad, "text": text.grad}
+        found = torch.autograd.grad(losses.sum(), (query, video, text))
+        return {"loss": losses.detach()} | dict(zip(("gradient", "video", "text"), found, strict=True))
 
     return call
 
@@ -115,25 +134,25 @@ def _objective(keys: int, settings: Settings, backend: str) -> Call:
     return call
 
 
-def _step_check(outputs: Mapping[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
+def _step_check(outputs: Mapping[str, Any], bank: str = "float32") -> dict[str, dict[str, Any]]:
     """Largest differences from the eager reference, relative to its largest value."""
+    most = WRONG if bank == "float32" else WRONG_HALF
     facts: dict[str, dict[str, Any]] = {}
     exact = outputs.get("logits, eager")
     for name, output in outputs.items() if exact is not None else ():
         apart = max(float((output[k] - v).abs().max() / v.abs().max()) for k, v in exact.items())
         facts[name] = {"from eager": f"{apart:.1e}"}
-        if not apart <= WRONG:
+        if not apart <= most:
             facts[name]["wrong"] = f"a difference of {apart:.1e} from the eager reference"
     return facts
 
 
-def _step_case(keys: int, settings: Settings) -> Case:
-    # Both products of mm, and three of mv and mt each, whose logits are computed again for the gradient of the keys.
-    flops = 2.0 * QUERIES * keys * WIDTH * (2 + 4 + 4)
+def _step_case(step: Step, settings: Settings) -> Case:
+    precision = {"float32": "fp32", "bfloat16": "bf16"}[step.bank]
     contenders = [
         Contender(
-            f"tmor_fast, {backend}", "ours", lambda backend=backend: _step(keys, settings, backend),  # type: ignore[misc]
-            flops=flops, headline=place == 0,
+            f"tmor_fast, {backend}", "ours", lambda backend=backend: _step(step, settings, backend),  # type: ignore[misc]
+            flops=step.flops, precision=precision, headline=place == 0, cuda_graph=backend == "cuda",
         )
         for place, backend in enumerate(backends(settings))
     ]  # fmt: skip
@@ -141,16 +160,23 @@ def _step_case(keys: int, settings: Settings) -> Case:
         contenders.append(
             Contender(
                 "logits, compiled" if compiled else "logits, eager", "peer",
-                lambda compiled=compiled: _step(keys, settings, "reference", compiled),  # type: ignore[misc]
-                unavailable=lambda: too_large(3 * keys, settings), one_call_first=compiled,
-                flops=flops, note="backend 'reference' of the same op",
+                lambda compiled=compiled: _step(step, settings, "reference", compiled),  # type: ignore[misc]
+                unavailable=lambda: too_large(3 * step.keys, settings), one_call_first=compiled,
+                flops=step.flops, note="backend 'reference' of the same op",
             )
         )  # fmt: skip
+    about = "" if step == Step(step.keys) else f", {step.queries} queries, {step.bank}"
     return Case(
-        f"one T-MOR step, three banks of {keys:,}",
-        {"kind": "mm + mv + mt", "bank": keys, "queries": QUERIES, "width": WIDTH},
+        f"one T-MOR step, three banks of {step.keys:,}{about}",
+        {
+            "kind": "mm + mv + mt",
+            "bank": step.keys,
+            "queries": step.queries,
+            "width": WIDTH,
+            **({"dtype": step.bank} if about else {}),
+        },
         contenders,
-        check=lambda outputs: _step_check(outputs, settings),
+        check=lambda outputs: _step_check(outputs, step.bank),
         seconds=asked_seconds(settings),
     )
 
@@ -160,7 +186,7 @@ def _objective_case(keys: int, settings: Settings) -> Case:
     first = backends(settings)[0]
     # Forward and both gradients of the two layers of the video head; then the losses, as above.
     projections = 3 * 2.0 * keys * VIDEO * (VIDEO + WIDTH)
-    flops = projections + 2.0 * QUERIES * keys * WIDTH * (2 + 4 + 4)
+    flops = projections + Step(keys).flops
     contenders = [
         Contender(f"tmor_fast, {first}", "ours", lambda: _objective(keys, settings, first), flops=flops, headline=True),
         Contender(
@@ -179,7 +205,7 @@ def _objective_case(keys: int, settings: Settings) -> Case:
         {"kind": "objective", "bank": keys, "queries": QUERIES, "video": VIDEO, "text": TEXT},
         contenders,
         check=lambda outputs: _step_check(
-            {name: value for name, value in outputs.items() if name != "projections alone"}, settings
+            {name: value for name, value in outputs.items() if name != "projections alone"}
         ),
         seconds=asked_seconds(settings),
     )
@@ -187,13 +213,18 @@ def _objective_case(keys: int, settings: Settings) -> Case:
 
 def cases(settings: Settings) -> Sequence[Case]:
     """The losses from ready embeddings, and inside pre-training."""
-    forms = {"losses": _step_case, "objective": _objective_case}
+    forms = ("losses", "objective")
     asked = [name for name in settings.options["work"].split(",") if name]
     asked = asked or list(forms)[: 1 if settings.quick else None]
     unknown = sorted(set(asked) - set(forms))
     if unknown:
         raise ValueError(f"infonce_step.work: unknown {', '.join(unknown)}; accepted: {', '.join(forms)}")
-    return [case(BANKS[0], settings) for name, case in forms.items() if name in asked]
+    keys = BANKS[0]
+    steps = [Step(keys)]
+    if settings.device == "cuda":
+        steps = [Step(keys, ON_GPU, "bfloat16"), Step(keys, ON_GPU)]
+    found = [_step_case(step, settings) for step in steps] if "losses" in asked else []
+    return [*found, _objective_case(keys, settings)] if "objective" in asked else found
 
 
 CLAIM = Claim(

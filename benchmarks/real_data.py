@@ -1,10 +1,11 @@
 """The recorded run on real skeletons: Penn Action and Bandai-Namco, from their files to the tables.
 
-    python benchmarks/real_data.py --data FOLDER --out RUN [--steps scratch,pretrain,transfer]
+    python benchmarks/real_data.py --data FOLDER --out RUN [--steps scratch,pretrain,transfer] [--full]
 
 FOLDER holds `penn_action/labels.tar.xz` and `bandai2/data.npz`. Every step leaves `results/<step>.json` in RUN with
 what it measured, its command, seconds, machine and commit; steps that stand on others find their outputs in RUN.
-`--merge FILE` gathers all of them into one file.
+`--merge FILE` gathers all of them into one file. The recipes are cut to two CPU cores, short clips and small presets;
+`--full` takes the whole UNIK, 150 frames and bfloat16 in training instead, for a GPU.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,9 +33,31 @@ from tmor_fast.teachers import embed_store, get_teacher
 from tmor_fast.training import FinetuneConfig, PretrainConfig, ProbeConfig, finetune, load_config, pretrain, probe
 from tmor_fast.training.zero_shot import zero_shot
 
+Config = TypeVar("Config", FinetuneConfig, PretrainConfig, ProbeConfig)
+
 # Actions of Bandai that pre-training never sees; what it sees are their parts (left hand, both hands, turning right).
 HELD_OUT = ("raise-up-right-hand", "wave-both-hands", "walk-turn-left")
 SHARES, SEEDS = (0.05, 0.1), (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the steps run.
+
+    Attributes:
+        full: the whole network on clips of 150 frames, trained in bfloat16.
+        progress: show progress bars.
+    """
+
+    full: bool = False
+    progress: bool = False
+
+    def load(self, cls: type[Config], name: str, *overrides: str) -> Config:
+        """A recipe, at the size asked for."""
+        size = ["backbone.preset=unik", "augmentation.frames=150"] if self.full else []
+        if self.full and cls is not ProbeConfig:
+            size.append("precision=bf16-mixed")
+        return load_config(cls, name, [*size, *overrides])
 
 
 def stores(data: Path, run: Path) -> tuple[ClipStore, ClipStore]:
@@ -46,14 +70,14 @@ def stores(data: Path, run: Path) -> tuple[ClipStore, ClipStore]:
     return ClipStore(penn), ClipStore(bandai)
 
 
-def scratch(data: Path, run: Path, progress: bool) -> dict[str, Any]:
+def scratch(data: Path, run: Path, options: Options) -> dict[str, Any]:
     """UNIK from scratch on Penn Action's official split: joints, bones, and their fusion."""
     penn, _ = stores(data, run)
-    config = load_config(FinetuneConfig, "penn_scratch")
-    return short(finetune(prepare(penn), config, run / "scratch", resume=True, progress=progress).reports)
+    config = options.load(FinetuneConfig, "penn_scratch")
+    return short(finetune(prepare(penn), config, run / "scratch", resume=True, progress=options.progress).reports)
 
 
-def few_shot(data: Path, run: Path, progress: bool, pretrained: bool) -> dict[str, Any]:
+def few_shot(data: Path, run: Path, options: Options, pretrained: bool) -> dict[str, Any]:
     """Fine-tuning on 5 and 10 per cent of Penn's training clips, three seeds (draw of clips and of weights)."""
     penn, _ = stores(data, run)
     packed = prepare(penn)
@@ -65,8 +89,8 @@ def few_shot(data: Path, run: Path, progress: bool, pretrained: bool) -> dict[st
         for share in SHARES:
             scores = []
             for seed in SEEDS:
-                config = load_config(FinetuneConfig, "penn_few_shot", [f"share={share}", f"seed={seed}"])
-                outcome = finetune(packed, config, backbone=backbone, progress=progress)
+                config = options.load(FinetuneConfig, "penn_few_shot", f"share={share}", f"seed={seed}")
+                outcome = finetune(packed, config, backbone=backbone, progress=options.progress)
                 scores.append(round(100 * outcome.reports["joint"].top1, 2))
             results[f"{name} {share:.0%}"] = {"top1": scores, "mean": round(sum(scores) / len(scores), 2)}
             results[f"{name} {share:.0%}"]["train_clips"] = outcome.train_clips
@@ -74,18 +98,15 @@ def few_shot(data: Path, run: Path, progress: bool, pretrained: bool) -> dict[st
     return results
 
 
-def pretraining(data: Path, run: Path, progress: bool) -> dict[str, Any]:
+def pretraining(data: Path, run: Path, options: Options) -> dict[str, Any]:
     """Both stages on Bandai (projected to 2D; motion, video, text) and Penn's training clips (no labels)."""
     penn, bandai = stores(data, run)
-    config = load_config(
-        PretrainConfig, "pretrain_small",
-        ["unlabelled=['penn_action']", f"held_out={list(HELD_OUT)}"],
-    )  # fmt: skip
-    _, metadata = pretrain([penn.path, bandai.path], run / "pretrain", config, resume=True, progress=progress)
+    config = options.load(PretrainConfig, "pretrain_small", "unlabelled=['penn_action']", f"held_out={list(HELD_OUT)}")
+    _, metadata = pretrain([penn.path, bandai.path], run / "pretrain", config, resume=True, progress=options.progress)
     return metadata
 
 
-def transfer(data: Path, run: Path, progress: bool) -> dict[str, Any]:
+def transfer(data: Path, run: Path, options: Options) -> dict[str, Any]:
     """Linear probe on Penn: random backbone, after stage 1, after stage 2; the papers' optimiser, and standardised."""
     penn, _ = stores(data, run)
     packed = prepare(penn)
@@ -95,17 +116,17 @@ def transfer(data: Path, run: Path, progress: bool) -> dict[str, Any]:
     results = {}
     for standardise in (False, True):
         for name, backbone in backbones.items():
-            config = load_config(ProbeConfig, "penn_probe", [f"standardise={str(standardise).lower()}"])
-            report = probe(packed, config, backbone, progress=progress).reports["probe"]
+            config = options.load(ProbeConfig, "penn_probe", f"standardise={str(standardise).lower()}")
+            report = probe(packed, config, backbone, progress=options.progress).reports["probe"]
             results[f"{name}{', standardised features' if standardise else ''}"] = summary(report)
     return results
 
 
-def zero(data: Path, run: Path, progress: bool) -> dict[str, Any]:
+def zero(data: Path, run: Path, options: Options) -> dict[str, Any]:
     """Zero-shot on Bandai: the held-out actions among themselves, by their names and by the data set's captions."""
     _, bandai = stores(data, run)
     teacher = get_teacher("classical-video")
-    embed_store(bandai, teacher, progress=progress)
+    embed_store(bandai, teacher, progress=options.progress)
     model, metadata = load_model(run / "pretrain" / "model.pt")
     packed = prepare(bandai, teachers=(teacher.name,))
     settings = AugmentationConfig(frames=metadata["frames"], view_yaw_degrees=metadata["view_yaw_degrees"])
@@ -130,12 +151,12 @@ def zero(data: Path, run: Path, progress: bool) -> dict[str, Any]:
     return measured
 
 
-STEPS: dict[str, Callable[[Path, Path, bool], dict[str, Any]]] = {
+STEPS: dict[str, Callable[[Path, Path, Options], dict[str, Any]]] = {
     "scratch": scratch,
-    "few_shot_scratch": lambda data, run, progress: few_shot(data, run, progress, pretrained=False),
+    "few_shot_scratch": lambda data, run, options: few_shot(data, run, options, pretrained=False),
     "pretrain": pretraining,
     "transfer": transfer,
-    "few_shot_pretrained": lambda data, run, progress: few_shot(data, run, progress, pretrained=True),
+    "few_shot_pretrained": lambda data, run, options: few_shot(data, run, options, pretrained=True),
     "zero_shot": zero,
 }
 
@@ -175,13 +196,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", default=",".join(STEPS))
     parser.add_argument("--merge", type=Path)
+    parser.add_argument("--full", action="store_true", help="the whole UNIK, 150 frames, bfloat16")
     parser.add_argument("--progress", action="store_true")
     arguments = parser.parse_args()
+    options = Options(arguments.full, arguments.progress)
     for step in filter(None, arguments.steps.split(",")):
         started, where = time.perf_counter(), machine()
-        measured = STEPS[step](arguments.data, arguments.out, arguments.progress)
+        measured = STEPS[step](arguments.data, arguments.out, options)
         seconds = round(time.perf_counter() - started, 1)
-        command = f"python benchmarks/real_data.py --data DATA --out RUN --steps {step}"
+        command = (
+            f"python benchmarks/real_data.py --data DATA --out RUN --steps {step}{' --full' if options.full else ''}"
+        )
         save_json(
             arguments.out / "results" / f"{step}.json",
             {"step": step, "command": command, "seconds": seconds, "machine": where, "measured": measured},

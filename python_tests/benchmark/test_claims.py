@@ -29,7 +29,17 @@ def settled(module: ModuleType, **options: str) -> Settings:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize(
-    "name", ["batch_norm_relu", "dbscan", "infonce", "infonce_step", "temporal_convolution", "unik"]
+    "name",
+    [
+        "batch_norm_relu",
+        "dbscan",
+        "dependency_attention",
+        "infonce",
+        "infonce_step",
+        "pretraining",
+        "temporal_convolution",
+        "unik",
+    ],
 )
 def test_every_case_has_ours_a_peer_and_one_headline(name: str, quick: bool, device: str) -> None:
     module = load(name)
@@ -45,7 +55,8 @@ def test_every_case_has_ours_a_peer_and_one_headline(name: str, quick: bool, dev
 
 def test_only_claims_are_found() -> None:
     assert {"dbscan", "infonce", "infonce_step", "unik"} <= set(find_claims(FOLDER))
-    assert not {"run", "overview", "real_data", "infonce_data", "float64_errors"} & set(find_claims(FOLDER))
+    others = {"run", "overview", "real_data", "infonce_data", "float64_errors", "only_reference"}
+    assert not others & set(find_claims(FOLDER))
 
 
 def test_unknown_options_are_refused() -> None:
@@ -77,10 +88,13 @@ def test_all_peers_give_the_same_labels(kind: str, monkeypatch: pytest.MonkeyPat
     module = load("dbscan")
     monkeypatch.setattr(module, "CENTRES", 60)
     n = 900
-    outputs = {"tmor_fast": module._ours(kind, n, "cpu")(), "scikit-learn": module._sklearn(kind, n)()}
+    outputs = {
+        "tmor_fast": module._ours(module.Problem(kind, n), "cpu")(),
+        "scikit-learn": module._sklearn(module.Problem(kind, n))(),
+    }
     if importlib.util.find_spec("faiss") and importlib.util.find_spec("scipy"):
-        outputs["FAISS + SciPy"] = module._faiss(kind, n)()
-    facts = module._check(outputs, kind, n, settled(module))
+        outputs["FAISS + SciPy"] = module._faiss(module.Problem(kind, n))()
+    facts = module._check(outputs, module.Problem(kind, n), settled(module))
     for name in set(outputs) - {"scikit-learn"}:
         assert facts[name]["labels"] == "equal to scikit-learn's"
         assert "wrong" not in facts[name]
@@ -90,17 +104,17 @@ def test_all_peers_give_the_same_labels(kind: str, monkeypatch: pytest.MonkeyPat
 def test_wrong_labels_are_found_with_and_without_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("dbscan")
     monkeypatch.setattr(module, "CENTRES", 20)
-    right = module._ours("clusters", 500, "cpu")()
+    right = module._ours(module.Problem("clusters", 500), "cpu")()
     wrong = {"labels": right["labels"].clone(), "core": right["core"]}
     wrong["labels"][int(right["core"].nonzero()[0])] = -1
     settings = settled(module)
-    facts = module._check({"tmor_fast": wrong}, "clusters", 500, settings)
+    facts = module._check({"tmor_fast": wrong}, module.Problem("clusters", 500), settings)
     assert "core point but labelled noise" in facts["tmor_fast"]["wrong"]
-    facts = module._check({"tmor_fast": wrong, "scikit-learn": right}, "clusters", 500, settings)
+    facts = module._check({"tmor_fast": wrong, "scikit-learn": right}, module.Problem("clusters", 500), settings)
     assert facts["tmor_fast"]["labels"] == "differ in 1"
     assert "wrong" in facts["tmor_fast"]
     # A peer that is wrong does not make ours wrong.
-    facts = module._check({"tmor_fast": right, "scikit-learn": wrong}, "clusters", 500, settings)
+    facts = module._check({"tmor_fast": right, "scikit-learn": wrong}, module.Problem("clusters", 500), settings)
     assert facts["tmor_fast"]["labels"] == "differ in 1"
     assert facts["tmor_fast"]["definition"] == "verified"
     assert "wrong" not in facts["tmor_fast"]
@@ -109,11 +123,13 @@ def test_wrong_labels_are_found_with_and_without_a_peer(monkeypatch: pytest.Monk
 def test_a_sample_is_checked_where_all_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("dbscan")
     monkeypatch.setattr(module, "CENTRES", 20)
-    right = module._ours("clusters", 500, "cpu")()
+    right = module._ours(module.Problem("clusters", 500), "cpu")()
     settings = settled(module, verify_limit="499")
 
     def fact(**changed: Any) -> dict[str, Any]:
-        return module._check({"tmor_fast": {**right, **changed}}, "clusters", 500, settings)["tmor_fast"]
+        return module._check({"tmor_fast": {**right, **changed}}, module.Problem("clusters", 500), settings)[
+            "tmor_fast"
+        ]
 
     monkeypatch.setattr(module, "SAMPLED", 500)
     assert fact()["definition"] == "a sample of 500 points agrees with the definition"
@@ -132,25 +148,55 @@ def test_a_sample_is_checked_where_all_would_take_too_long(monkeypatch: pytest.M
 def test_a_peer_that_would_not_fit_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("dbscan")
     monkeypatch.setattr(module, "available_memory", lambda: 1000 * 1000 * 10)
-    assert module._refuses("torch", "all noise", 1000, 10**6, 10.0) is None
-    assert "keeps all neighbours" in str(module._refuses("torch", "one cluster", 1000, 10**6, 10.0))
-    assert "left out above 500 points" in str(module._refuses("torch", "all noise", 1000, 500, 10.0))
-    assert module._refuses("no_such_library", "all noise", 10, 500, 10.0) == "no_such_library is not installed"
+    assert module._refuses("torch", module.Problem("all noise", 1000), 10**6, 10.0) is None
+    assert "keeps all neighbours" in str(module._refuses("torch", module.Problem("one cluster", 1000), 10**6, 10.0))
+    assert "left out above 500 points" in str(module._refuses("torch", module.Problem("all noise", 1000), 500, 10.0))
+    assert (
+        module._refuses("no_such_library", module.Problem("all noise", 10), 500, 10.0)
+        == "no_such_library is not installed"
+    )
 
 
 def test_instruction_sets_are_forced_by_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("dbscan")
     monkeypatch.setattr(module, "build_config", lambda: {"isa_supported": ["portable", "avx9_bf16"], "backends": {}})
-    found = module._our_contenders("clusters", 10, settled(module, isa="all"))
+    found = module._our_contenders(module.Problem("clusters", 10), settled(module, isa="all"))
     assert [dict(contender.environment) for contender in found] == [
         {}, {"TMOR_ISA": "portable"}, {"TMOR_ISA": "avx9_bf16"},
     ]  # fmt: skip
     assert [contender.precision for contender in found][1:] == ["fp32", "bf16"]
     assert [contender.headline for contender in found] == [True, False, False]
-    (one,) = module._our_contenders("clusters", 10, settled(module, isa="portable"))
+    (one,) = module._our_contenders(module.Problem("clusters", 10), settled(module, isa="portable"))
     assert one.headline
     with pytest.raises(ValueError, match=r"sse1 cannot run here; accepted: auto, all, portable"):
-        module._our_contenders("clusters", 10, settled(module, isa="sse1"))
+        module._our_contenders(module.Problem("clusters", 10), settled(module, isa="sse1"))
+
+
+def test_counting_neighbours_gives_the_core_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("dbscan")
+    monkeypatch.setattr(module, "CENTRES", 20)
+    monkeypatch.setattr(module, "COUNTED_ROWS", 300)
+    problem = module.Problem("clusters", 500, 64)
+    ours, counted = module._ours(problem, "cpu")(), module._counts(problem, "fp32", "cpu")()
+    torch.testing.assert_close(counted["core"], ours["core"])
+    facts = module._check({"tmor_fast": ours, "torch": {"core": ~ours["core"]}}, problem, settled(module))
+    assert facts["torch"] == {"core points": "differ in 500"}
+
+
+def test_which_points_are_clustered() -> None:
+    module = load("dbscan")
+
+    def names(quick: bool, device: str = "cpu", **options: str) -> list[str]:
+        settings = module.CLAIM.settle(Settings(quick=quick, device=device, options=options))
+        return [case.name for case in module.CLAIM.cases(settings)]
+
+    assert names(True) == ["10,000 points"]
+    assert len(names(False)) == 9
+    assert names(False, sizes="500", dimensions="256") == ["500 points, 256 dimensions"]
+    assert names(True, hard="all noise", hard_size="700") == ["700 points, all noise"]
+    on_gpu = names(False, "cuda")
+    assert {"1,000,000 points, 256 dimensions", "1,000,000 points, all noise", "10,000,000 points"} <= set(on_gpu)
+    assert names(True, "cuda") == on_gpu[:4]
 
 
 # ---- InfoNCE
@@ -186,6 +232,9 @@ def test_a_bank_of_16_bits_is_checked_against_float64() -> None:
     ours = module._half_bank(queries, keys, settings, "tiled")()
     facts = module._half_check({"tmor_fast, tiled": ours, "two products, in tiles": {}}, queries, keys, settings)
     assert float(facts["tmor_fast, tiled"]["gradient error"]) < 1e-5
+    half = module._half_reference(queries, keys, settings, half=True)()
+    torch.testing.assert_close(ours["gradient"], half["gradient"], rtol=0.05, atol=0.05 * float(ours["gradient"].max()))
+    assert not torch.equal(ours["gradient"], half["gradient"])
     eager = module._half_reference(queries, keys, settings)()
     for name, value in eager.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
@@ -225,12 +274,15 @@ def test_other_libraries_run_their_losses(library: str, function: str) -> None:
 def test_a_step_has_the_losses_and_gradients_of_the_reference(form: str) -> None:
     module = load("infonce_step")
     settings, call = settled(module), getattr(module, form)
-    outputs = {"tmor_fast, tiled": call(700, settings, "tiled")(), "logits, eager": call(700, settings, "reference")()}
+    size = module.Step(700) if form == "_step" else 700
+    outputs = {
+        "tmor_fast, tiled": call(size, settings, "tiled")(), "logits, eager": call(size, settings, "reference")()
+    }  # fmt: skip
     assert all(bool(value.any()) for value in outputs["logits, eager"].values())
-    facts = module._step_check(outputs, settings)
+    facts = module._step_check(outputs)
     assert all("wrong" not in found and float(found["from eager"]) < 1e-4 for found in facts.values())
     broken = {**outputs["tmor_fast, tiled"], "gradient": outputs["tmor_fast, tiled"]["gradient"] * 1.01}
-    facts = module._step_check({**outputs, "tmor_fast, tiled": broken}, settings)
+    facts = module._step_check({**outputs, "tmor_fast, tiled": broken})
     assert "wrong" in facts["tmor_fast, tiled"]
     assert "wrong" not in facts["logits, eager"]
 
@@ -247,6 +299,55 @@ def test_which_forms_of_a_step_are_measured() -> None:
     assert kinds(quick=True, work="objective") == ["objective"]
     with pytest.raises(ValueError, match="accepted: losses, objective"):
         kinds(work="sleep")
+
+
+# ---- Dependency attention
+
+
+@pytest.mark.parametrize("work", ["forward", "gradients"])
+def test_the_unit_and_its_peers_agree_with_float64(monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    module = load("dependency_attention")
+    monkeypatch.setattr(module, "FRAMES", 6)
+    settings = settled(module)
+    outputs = {
+        "tmor_fast": module._ours(8, work, settings)(),
+        "reference, eager": module._ours(8, work, settings, "reference")(),
+        "released, eager": module._peer(8, work, settings, False)(),
+    }
+    facts = module._check(outputs, 8, work, settings)
+    assert all("wrong" not in found and len(found) == len(outputs["tmor_fast"]) for found in facts.values()), facts
+    name = "z" if work == "forward" else "dependency"
+    broken = {**outputs["tmor_fast"], name: outputs["tmor_fast"][name] * 1.01}
+    found = module._check({"tmor_fast": broken}, 8, work, settings)
+    assert found["tmor_fast"]["wrong"] == f"{name} against float64"
+
+
+def test_operations_and_bytes_are_those_of_the_equation() -> None:
+    module = load("dependency_attention")
+    # 64 clips of 150 frames and 17 joints: x twice and z once, two bytes each.
+    flops, moved = module._amounts(64, "forward", Settings(device="cuda"))
+    rows = 64 * 150 * 17
+    assert moved == 3 * 2 * rows * 64
+    assert flops == 2 * rows * (64 * 96 + 17 * 48 + 17 * 3 * 64 + 3 * 64 * 64)
+
+
+# ---- Pre-training
+
+
+def test_a_step_of_pretraining_is_that_of_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("pretraining")
+    monkeypatch.setattr(module, "QUICK", ("unik-micro", 8, 40, 6))
+    settings = settled(module)
+    call = module._step(settings, False)
+    outputs = {"tmor_fast": call(), "reference equations": module._step(settings, False, "reference")()}
+    for name, value in call().items():
+        torch.testing.assert_close(value, outputs["tmor_fast"][name])  # every call is the same step
+    outputs["encoder alone"] = module._step(settings, False, "encoder")()
+    facts = module._check(outputs)
+    assert set(facts) == {"tmor_fast", "reference equations"}
+    assert "wrong" not in facts["tmor_fast"]
+    outputs["tmor_fast"] = {**outputs["tmor_fast"], "mm": outputs["tmor_fast"]["mm"] * 1.01}
+    assert "wrong" in module._check(outputs)["tmor_fast"]
 
 
 # ---- UNIK

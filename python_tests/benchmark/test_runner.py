@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tmor_fast.benchmark import command, runner
+from tmor_fast.benchmark import command, runner, turns
 from tmor_fast.benchmark.case import find_claims
 from tmor_fast.benchmark.machine import busy, commit, machine, software
 from tmor_fast.benchmark.runner import Request, command_line, parse_options, run
@@ -33,7 +33,7 @@ Make = Callable[..., Path]
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ceilings without measuring, and hardly any time for each contender."""
     monkeypatch.setattr(runner._Run, "_ceilings", lambda self: self.record.update(ceilings=CEILINGS))
-    monkeypatch.setattr(runner, "QUICK", Plan(seconds=0.01, rounds=2, warm_seconds=0.0, together=True))
+    monkeypatch.setattr(turns, "QUICK", Plan(seconds=0.01, rounds=2, warm_seconds=0.0, together=True))
 
 
 def measured(folder: Path, out: Path, **more: Any) -> dict[str, Any]:

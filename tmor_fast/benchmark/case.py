@@ -91,11 +91,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Floor:
-    """A time nobody can go below here: `flops` operations at the measured ceiling of `precision`."""
+    """A time nobody can go below here: `flops` operations at the measured ceiling of `precision`, or, where that takes
+    longer, `bytes` read and written at the rate of a copy."""
 
     name: str
     flops: float
     precision: str
+    bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Case:
             process of its own, outside all timing.
         floors: computed from the ceilings, not run.
         seconds: time of each contender, allocator for allocator; None: as the run has it.
+        amount: what one call gets through and how many of it, e.g. ("clips", 256), for a rate beside the times.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Case:
     check: Callable[[Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     floors: Sequence[Floor] = ()
     seconds: float | None = None
+    amount: tuple[str, float] | None = None
 
     def __post_init__(self) -> None:
         names = [contender.name for contender in self.contenders]
@@ -195,6 +199,7 @@ def load_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     with _importable(path.parent):
         spec.loader.exec_module(module)
     return module

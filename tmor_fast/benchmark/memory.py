@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 PROCESS = Path("/proc/self")
 SAMPLE_SECONDS = 0.002
+KEPT_ON_DEVICE = 1 << 30  # bytes of free device memory that a waiting process may keep
 
 
 class Peak(Protocol):
@@ -130,6 +131,21 @@ class DevicePeak:
         """Bytes above the baseline."""
         self.cuda.synchronize()
         return max(0, int(self.cuda.max_memory_allocated()) - self._baseline)
+
+
+def release_device(cuda: Any) -> bool:
+    """Give back what torch's allocator keeps on the device, if that is much: other contenders need the room.
+
+    Args:
+        cuda: `torch.cuda`.
+
+    Returns:
+        Whether it was, so that the next call has to ask for it again.
+    """
+    if cuda.memory_reserved() - cuda.memory_allocated() <= KEPT_ON_DEVICE:
+        return False
+    cuda.empty_cache()
+    return True
 
 
 def device_peak(device: str) -> Peak:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tmor_fast.benchmark.allocator import DEFAULT
-from tmor_fast.benchmark.case import Case, Contender, Floor
+from tmor_fast.benchmark.case import Case, Contender
 from tmor_fast.benchmark.turns import Lane
 
 SCHEMA = "tmor_fast.benchmark"
@@ -77,15 +78,12 @@ def case_record(case: Case, lanes: Sequence[Lane], facts: Mapping[str, Mapping[s
     return {
         "name": case.name,
         "sizes": dict(case.sizes),
+        "amount": None if case.amount is None else list(case.amount),
         "measurements": entries,
-        "floors": [_floor(floor) for floor in case.floors],
+        "floors": [{**asdict(floor), "seconds": None} for floor in case.floors],
         "check": {name: dict(values) for name, values in facts.items()},
         "summary": summary(entries),
     }
-
-
-def _floor(floor: Floor) -> Record:
-    return {"name": floor.name, "flops": floor.flops, "precision": floor.precision, "seconds": None}
 
 
 def summary(entries: Sequence[Record]) -> Record:
@@ -118,12 +116,22 @@ def complete(record: Record) -> Record:
     for claim in record["claims"]:
         for case in claim["cases"]:
             for floor in case["floors"]:
-                rate = (ceilings.get(floor["precision"]) or {}).get("flops_per_second")
-                floor["seconds"] = floor["flops"] / rate if rate else None
+                floor["seconds"] = _floor_seconds(floor, ceilings)
             for entry in case["measurements"]:
                 if entry["status"] == "ok":
                     _shares(entry, ceilings)
     return record
+
+
+def _floor_seconds(floor: Record, ceilings: Mapping[str, Any]) -> float | None:
+    """The longer of computing and moving; None where a ceiling that it needs is not known."""
+    needs = [(floor["flops"], floor["precision"], "flops_per_second")]
+    if floor["bytes"]:
+        needs.append((floor["bytes"], "copy", "bytes_per_second"))
+    rates = [(ceilings.get(ceiling) or {}).get(rate) for _, ceiling, rate in needs]
+    if not all(rates):
+        return None
+    return float(max(amount / rate for (amount, _, _), rate in zip(needs, rates, strict=True)))
 
 
 def _shares(entry: Record, ceilings: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from tmor_fast.benchmark.machine import commit, load_average, machine, software
 from tmor_fast.benchmark.page import write_page
 from tmor_fast.benchmark.process import Process, WorkerError
 from tmor_fast.benchmark.record import SCHEMA, SCHEMA_VERSION, Record, case_record, complete, save
-from tmor_fast.benchmark.turns import FULL, QUICK, Lane, take_turns
+from tmor_fast.benchmark.turns import Lane, plan_for, take_turns
 
 Report = Callable[[str], None]
 
@@ -132,7 +132,7 @@ def _header(request: Request) -> Record:
         "machine": machine(request.device),
         "software": software(),
         "commit": commit(request.folder),
-        "plan": asdict(QUICK if request.quick else FULL),
+        "plan": asdict(plan_for(request.device, request.quick)),
         "allocators": {},
         "ceilings": None,
         "claims": [],
@@ -149,7 +149,7 @@ class _Run:
 
     def __init__(self, request: Request, record: Record, report: Report, scratch: Path) -> None:
         self.request, self.record, self.report, self.scratch = request, record, report, scratch
-        self.plan = QUICK if request.quick else FULL
+        self.plan = plan_for(request.device, request.quick)
         self.threads = {} if request.threads is None else _thread_variables(request.threads)
         self.ours, self.peers = allocators(request.device, request.quick)
         record["allocators"] = {a.name: {**asdict(a)} for a in {a.name: a for a in (*self.ours, *self.peers)}.values()}

@@ -121,7 +121,20 @@ def absent_lines(case: Mapping[str, Any]) -> list[str]:
 
 def lines(case: Mapping[str, Any]) -> list[str]:
     """What stands under a case's table."""
-    return [quoted(case), *check_lines(case), *absent_lines(case)]
+    return [quoted(case), *rate_lines(case), *check_lines(case), *absent_lines(case)]
+
+
+def rate_lines(case: Mapping[str, Any]) -> list[str]:
+    """How much each contender gets through in a second, at its better allocator."""
+    if not case.get("amount"):
+        return []
+    what, amount = case["amount"]
+    best: dict[str, float] = {}
+    for entry in case["measurements"]:
+        if entry["status"] == "ok" and entry["role"] != "floor" and entry["seconds"]["median"]:
+            rate = amount / entry["seconds"]["median"]
+            best[entry["contender"]] = max(rate, best.get(entry["contender"], 0.0))
+    return [f"{name}: {rate:,.0f} {what} a second" for name, rate in best.items()]
 
 
 def check_lines(case: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,17 @@ FULL = Plan()
 QUICK = Plan(
     seconds=1.0, rounds=3, warm_seconds=0.3, slow_seconds=2.0, setup_timeout=120.0, turn_timeout=120.0, together=True
 )
+# Device events are steady within a second; what takes minutes there is starting processes and compilers.
+FULL_CUDA = Plan(
+    seconds=2.0, rounds=4, warm_seconds=0.5, slow_seconds=5.0, setup_timeout=240.0, turn_timeout=300.0, together=True
+)
+
+
+def plan_for(device: str, quick: bool) -> Plan:
+    """How much is measured on "cpu" or "cuda"."""
+    if quick:
+        return QUICK
+    return FULL if device == "cpu" else FULL_CUDA
 
 
 @dataclass

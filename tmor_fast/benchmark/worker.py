@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tmor_fast.benchmark.case import Call, Case, Contender, Settings, load_claim
 from tmor_fast.benchmark.measure import Repeats, captured, device_timer
-from tmor_fast.benchmark.memory import Peak, device_peak
+from tmor_fast.benchmark.memory import Peak, device_peak, release_device
 
 Reply = dict[str, Any]
 
@@ -37,6 +37,9 @@ class Server:
         self.repeats: Repeats | None = None
         self.peak: Peak | None = None
         self.faults = 0
+        self.plain_peak = 0  # of a call before it was captured: a graph keeps its memory, and takes none when replayed
+        self.released = False
+        self.device = "cpu"
 
     def handle(self, request: Reply) -> Reply:
         """The answer to one request; anything that goes wrong is an answer too."""
@@ -53,7 +56,7 @@ class Server:
     def begin(self, request: Reply) -> Reply:
         """Set the contender up; or say why it cannot run here."""
         contender = find_case(request).contender(request["contender"])
-        device = request["settings"]["device"]
+        self.device = device = request["settings"]["device"]
         reason = contender.unavailable() if contender.unavailable else None
         if reason is not None:
             return {"unavailable": reason}
@@ -64,6 +67,7 @@ class Server:
             call()
         self.call = call
         if contender.cuda_graph and device == "cuda":
+            self.plain_peak = _peak_of(call, device)
             try:
                 call = captured(call)
                 notes.append("CUDA graph")
@@ -76,17 +80,30 @@ class Server:
         self.faults = _page_faults()
         torch = sys.modules.get("torch")
         threads = torch.get_num_threads() if torch is not None else None
+        self._release()
         return {"setup_seconds": seconds, "threads": threads, "notes": notes}
+
+    def _release(self) -> None:
+        if self.device == "cuda":
+            import torch
+
+            self.released = release_device(torch.cuda)
 
     def warm(self, request: Reply) -> Reply:
         """Untimed calls, though their seconds are told: of a slow contender they count."""
         assert self.repeats is not None
-        return {"samples": self.repeats.warm(request["seconds"])}
+        samples = self.repeats.warm(request["seconds"])
+        self._release()
+        return {"samples": samples}
 
     def run(self, request: Reply) -> Reply:
         """One turn."""
         assert self.repeats is not None
-        return {"samples": self.repeats.run(request["seconds"], request["most"])}
+        if self.released:
+            self.repeats.warm(0.0)
+        samples = self.repeats.run(request["seconds"], request["most"])
+        self._release()
+        return {"samples": samples}
 
     def finish(self, request: Reply) -> Reply:
         """Peak memory, the last result to a file if one is named, operations and bytes where the case gives none."""
@@ -95,7 +112,9 @@ class Server:
         assert self.peak is not None
         assert self.call is not None
         faults = _page_faults() - self.faults
-        reply: Reply = {"peak_bytes": self.peak.above(), "method": self.peak.method, "page_faults": faults}
+        peak = self.peak.above()
+        peak = peak if peak is None else max(peak, self.plain_peak)
+        reply: Reply = {"peak_bytes": peak, "method": self.peak.method, "page_faults": faults}
         if request.get("output"):
             _save(self.repeats.result, Path(request["output"]))
         if request.get("count"):
@@ -118,6 +137,15 @@ class Server:
         assert case.check is not None
         outputs = {name: torch.load(path, weights_only=True) for name, path in request["outputs"].items()}
         return {"facts": case.check(outputs)}
+
+
+def _peak_of(call: Call, device: str) -> int:
+    """Bytes that one call takes above what is allocated."""
+    call()
+    peak = device_peak(device)
+    peak.start()
+    call()
+    return peak.above() or 0
 
 
 def _page_faults() -> int:

@@ -41,15 +41,20 @@ class ReleasedSpatial(nn.Module):
             half = (self.tau - 1) // 2
             padded = F.pad(x, (0, 0, half, half))
             x = torch.cat([padded[:, :, k : k + frames] for k in range(self.tau)], 3)
-        total: Tensor | None = None
-        for a, b, d, dependency in zip(self.conv_a, self.conv_b, self.conv_d, self.DepM, strict=True):
-            logits = torch.einsum("nctv,nctw->nvw", a(x), b(x)) / (self.embedding * frames)
-            head = d(torch.einsum("nctv,nvw->nctw", x, logits.softmax(1) + dependency))
-            total = head if total is None else total + head
-        y = F.relu(self.bn(total) + self.down(x))
+        y = F.relu(self.bn(self.mixed(x)) + self.down(x))
         if self.tau > 1:
             y = self.out_bn(self.out_conv(y.view(*y.shape[:3], self.tau, self.joints)).squeeze(3))
         return y
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """`sum_h E_h x (W_h + A_h)` (B, Cout, T, V) of x (B, Cin, T, V): what `ops.dependency_attention` computes."""
+        total: Tensor | None = None
+        for a, b, d, dependency in zip(self.conv_a, self.conv_b, self.conv_d, self.DepM, strict=True):
+            logits = torch.einsum("nctv,nctw->nvw", a(x), b(x)) / (self.embedding * x.shape[2])
+            head = d(torch.einsum("nctv,nvw->nctw", x, logits.softmax(1) + dependency))
+            total = head if total is None else total + head
+        assert total is not None
+        return total
 
 
 class ReleasedTemporal(nn.Module):

@@ -41,10 +41,40 @@ def accumulate_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def _signed(number: int) -> int:
+    """The int64 with the same 64 bits."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _scatter_bits(number: Tensor) -> Tensor:
+    """The finaliser of SplitMix64: int64 in, int64 that look random out. Products wrap, shifts are of 64 plain bits."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        number = (number ^ ((number >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
+    return number ^ ((number >> 31) & ((1 << 33) - 1))
+
+
+def _uniform(shape: tuple[int, int], seed: int, device: torch.device) -> Tensor:
+    """Float64 numbers in [0, 1) that depend on the seed and their place alone, the same on every device.
+
+    A counter that is hashed, not a generator: nothing crosses to the device, so a CUDA graph can hold it.
+    """
+    golden = 0x9E3779B97F4A7C15
+    start = _scatter_bits(torch.full((), _signed(seed * golden), dtype=torch.int64, device=device))
+    place = torch.arange(1, shape[0] * shape[1] + 1, device=device).view(shape)
+    bits = _scatter_bits(start + place * _signed(golden))
+    return ((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53
+
+
+def _ranks(numbers: Tensor) -> Tensor:
+    """How many distinct numbers come before each of the sorted `numbers` (n,), n >= 1."""
+    changes = numbers[1:] != numbers[:-1]
+    return torch.cat((changes.new_zeros(1, dtype=torch.int64), changes.cumsum(0)))
+
+
 def draw_positives(rows: Rows, count: int, seed: int) -> Tensor:
     """At most `count` rows of A for every query, uniformly and without replacement (Floyd's algorithm).
 
-    The numbers come from a CPU generator of their own, so every device draws the same rows.
+    Every device draws the same rows. Nothing waits for the device.
 
     Args:
         rows: ids and clusters of queries and keys.
@@ -54,24 +84,26 @@ def draw_positives(rows: Rows, count: int, seed: int) -> Tensor:
     Returns:
         (B, count) int64 positions of keys, -1 where there is none.
     """
-    device, queries = rows.query_id.device, rows.query_id.shape[0]
-    uniform = torch.rand(queries, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(device)
-    if rows.key_id.shape[0] == 0:
+    device, queries, bank = rows.query_id.device, rows.query_id.shape[0], rows.key_id.shape[0]
+    if bank == 0:
         return torch.full((queries, count), -1, dtype=torch.int64, device=device)
     # Sorted by (cluster, id), A is the range [low, high) of the cluster without the range [first, last) of the id.
-    clusters, cluster_rank = torch.unique(rows.key_cluster, return_inverse=True)
-    ids, id_rank = torch.unique(rows.key_id, return_inverse=True)
-    code, order = torch.sort(cluster_rank * ids.numel() + id_rank)
-    cluster = torch.searchsorted(clusters, rows.query_cluster)
-    known = (clusters[cluster.clamp(max=clusters.numel() - 1)] == rows.query_cluster) & (rows.query_cluster >= 0)
-    identity = torch.searchsorted(ids, rows.query_id)
-    base = cluster * ids.numel()
-    low, high = torch.searchsorted(code, base), torch.searchsorted(code, base + ids.numel())
-    first = torch.searchsorted(code, base + identity)
-    same = ids[identity.clamp(max=ids.numel() - 1)] == rows.query_id
-    last = torch.where(same, torch.searchsorted(code, base + identity, right=True), first)
+    ids, by_id = torch.sort(rows.key_id)
+    clusters, by_cluster = torch.sort(rows.key_cluster[by_id], stable=True)
+    order, id_rank, cluster_rank = by_id[by_cluster], _ranks(ids), _ranks(clusters)
+    code = cluster_rank * bank + id_rank[by_cluster]
+    cluster = torch.searchsorted(clusters, rows.query_cluster).clamp(max=bank - 1)
+    known = (clusters[cluster] == rows.query_cluster) & (rows.query_cluster >= 0)
+    identity = torch.searchsorted(ids, rows.query_id).clamp(max=bank - 1)
+    base = cluster_rank[cluster] * bank
+    own = base + id_rank[identity]
+    low, high = torch.searchsorted(code, base), torch.searchsorted(code, base + bank)
+    first = torch.searchsorted(code, own)
+    same = ids[identity] == rows.query_id
+    last = torch.where(same, torch.searchsorted(code, own, right=True), first)
     size = torch.where(known, (high - low) - (last - first), 0)
 
+    uniform = _uniform((queries, count), seed, device)
     drawn = torch.arange(count, device=device).expand(queries, count).clone()
     for step in range(count):
         newest = size - count + step

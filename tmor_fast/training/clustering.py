@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tmor_fast.cluster import DBSCAN, suggest_eps
 from tmor_fast.nn.options import TMOROptions
+from tmor_fast.ops import dbscan_cuda
 
 # An eps from the curve is lowered at most so often, each time by this factor: down to a fiftieth.
 LOWERINGS, LOWER_BY = 11, 0.7
@@ -19,7 +20,7 @@ class Clustering:
     """What one clustering found.
 
     Args:
-        labels: (n,) int64 cluster of each sample, -1 for noise; None where it was not usable.
+        labels: (n,) int64 cluster of each sample, -1 for noise, on the CPU; None where it was not usable.
         eps: the radius used.
         clusters: number of clusters.
         noise_share: share of samples outside all clusters.
@@ -51,8 +52,10 @@ def cluster_embeddings(embeddings: Tensor, options: TMOROptions, eps: float | No
         The clustering; `labels` is None and `warning` says why where one cluster swallows too much or nothing is
         clustered, so that training falls back to instance discrimination.
     """
-    # The compiled kernel runs on the CPU; the reference would be far slower, even on a GPU.
-    unit = torch.nn.functional.normalize(embeddings.float(), dim=1).cpu()
+    unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
+    if dbscan_cuda.check("cuda", unit.device) is not None:
+        # The compiled kernel of the CPU; the reference would be far slower, even on a GPU.
+        unit = unit.cpu()
     if options.eps is not None:
         return _cluster(unit, options, options.eps)
     radius = _knee(unit, options) if eps is None else eps
@@ -77,7 +80,7 @@ def _cluster(unit: Tensor, options: TMOROptions, radius: float) -> Clustering:
     # DBSCAN asks for a positive radius.
     radius = max(radius, 1e-6)
     estimator = DBSCAN(eps=radius, min_samples=options.min_samples, metric="cosine")
-    labels = torch.as_tensor(estimator.fit_predict(unit), dtype=torch.int64)
+    labels = torch.as_tensor(estimator.fit_predict(unit), dtype=torch.int64).cpu()
     clusters = int(labels.max()) + 1
     noise = float((labels < 0).float().mean())
     largest = float(torch.bincount(labels[labels >= 0]).max()) / len(labels) if clusters else 0.0
