@@ -73,17 +73,15 @@ def _inputs(channels: int, settings: Settings, dtype: Any) -> tuple[Any, Any]:
 
 
 def _ours(channels: int, work: str, settings: Settings, backend: str = "auto", dtype: Any = None) -> Call:
-    """The op; float64 by its reference, on the CPU, is what all are checked against."""
+    """The op; float64 by its reference is what all are checked against."""
     import torch
 
     from tmor_fast.ops import dependency_attention
 
-    exact = dtype is not None
-    device = "cpu" if exact else settings.device
-    dtype = dtype or _dtype(settings)
-    x, upstream = (value.to(device) for value in _inputs(channels, settings, dtype))
     low = _dtype(settings)
-    leaves = [x] + [weight.detach().to(low).to(device, dtype) for weight in _weights(channels)]
+    dtype = dtype or low
+    x, upstream = (value.to(settings.device) for value in _inputs(channels, settings, dtype))
+    leaves = [x] + [weight.detach().to(low).to(settings.device, dtype) for weight in _weights(channels)]
     leaves = [leaf.requires_grad_(work == "gradients") for leaf in leaves]
 
     def call() -> dict[str, Any]:
@@ -133,7 +131,7 @@ def _check(outputs: Mapping[str, Any], channels: int, work: str, settings: Setti
     facts: dict[str, dict[str, Any]] = {}
     for contender, output in outputs.items():
         errors = {
-            name: float((output[name].double() - value).abs().max() / value.abs().max())
+            name: float((output[name].to(value) - value).abs().max() / value.abs().max())
             for name, value in truth.items()
         }
         facts[contender] = {f"{name} error": f"{error:.1e}" for name, error in errors.items()}

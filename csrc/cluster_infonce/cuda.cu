@@ -94,7 +94,9 @@ int64_t cuda_forward_workspace(DType key_dtype, int64_t batch, int64_t bank, int
   return carve_forward(nullptr, plan, batch, dimensions, chosen_count, gradient, wants_aligned).bytes;
 }
 
-int64_t cuda_keys_workspace(int64_t batch) { return kNumbers * batch * static_cast<int64_t>(sizeof(float)); }
+int64_t cuda_keys_workspace(DType key_dtype, int64_t batch, int64_t dimensions) {
+  return carve_keys(nullptr, key_dtype, batch, dimensions).bytes;
+}
 
 void forward_cuda(const CudaForward& params) {
   check_sizes(params.batch, params.bank, params.dimensions);
@@ -120,28 +122,34 @@ void forward_cuda(const CudaForward& params) {
 
 void key_gradient_cuda(const CudaKeyGradient& params) {
   check_sizes(params.batch, params.bank, params.dimensions);
-  check_workspace(params, cuda_keys_workspace(params.batch));
-  const KeysPlan plan = plan_keys(params.batch, params.bank, params.dimensions, cuda_limits(params.device));
+  const DType dtype = params.key_dtype;
+  const KeysMemory memory = carve_keys(params.workspace, dtype, params.batch, params.dimensions);
+  check_workspace(params, memory.bytes);
+  const KeysPlan plan = plan_keys(dtype, params.batch, params.bank, params.dimensions, cuda_limits(params.device));
   const DeviceGuard guard(params.device);
+  const auto stream = reinterpret_cast<cudaStream_t>(params.stream);
   NumbersTask numbers;
+  numbers.query = params.query;
+  numbers.dimensions = params.dimensions;
   numbers.upstream = params.upstream;
   numbers.statistics = params.statistics;
   numbers.temperature = params.temperature;
   numbers.batch = params.batch;
-  numbers.numbers = static_cast<float*>(params.workspace);
+  numbers.memory = memory;
+  launch_numbers(numbers, stream);
   KeysTask task;
   task.keys = key_rows(params);
-  task.queries = as_stream(params.query, params.dimensions * 4, params.batch, params.dimensions * 4);
+  task.queries = memory.rounded == nullptr
+                     ? as_stream(params.query, params.dimensions * 4, params.batch, params.dimensions * 4)
+                     : as_stream(memory.rounded, memory.pitch * 2, params.batch, params.dimensions * 2);
   set_rows(params, &task);
-  task.numbers = numbers.numbers;
+  task.numbers = memory.numbers;
   task.chosen = params.chosen;
   task.chosen_count = params.chosen_count;
   task.has_chosen = params.has_chosen ? 1 : 0;
-  // TF32 holds numbers of 16 bits exactly.
-  task.terms = params.key_dtype == DType::float32 ? 3 : 1;
   task.key_gradient = params.key_gradient;
   task.ring = plan.ring.ring;
-  launch_keys(task, numbers, plan, reinterpret_cast<cudaStream_t>(params.stream));
+  dtype == DType::bfloat16 ? launch_keys_bfloat16(task, plan, stream) : launch_keys(task, plan, stream);
 }
 
 }  // namespace tmor::cluster_infonce

@@ -14,6 +14,12 @@
 namespace tmor::cluster_infonce {
 
 constexpr int kListed = 32;
+
+// A cluster or caption that nothing has, for rows without one: negative, and its lower half is seldom anybody's, which
+// that of -1 would be in every tile with noise.
+constexpr int64_t kNobody = -(int64_t{1} << 62) + 0x5bd1e995;
+TMOR_BLOCK_CODE int64_t or_nobody(int64_t number) { return number < 0 ? kNobody : number; }
+TMOR_BLOCK_CODE uint32_t lower(int64_t number) { return static_cast<uint32_t>(number & 0xffffffff); }
 constexpr int kMostWeightWords = 16;  // that a thread packs
 
 // Sums of each split and query; those over A only where A counts, vectors only for a gradient. Logits are in base 2.
@@ -42,7 +48,6 @@ struct ForwardTask {
   int32_t plain = 0;                      // A's sums are plain ones, with weights of 1
   int32_t whole = 0;                      // A is among the negatives too
   int32_t gradient = 0;
-  int32_t terms = 3;  // of SingleProducts
   int64_t splits = 1;
   Partials partials;
   Ring ring;
@@ -150,6 +155,48 @@ TMOR_BLOCK_CODE void join_rows(Block& block, typename Block::template PerThread<
       }
     }
   }
+}
+
+// Of a thread's rows, the lower halves of their numbers.
+template <typename Products>
+struct LowerHalves {
+  uint32_t value[Products::kRowTiles][2];
+
+  TMOR_BLOCK_CODE LowerHalves(int thread, const int64_t* of_rows) {
+    TMOR_UNROLL
+    for (int i = 0; i < Products::kRowTiles; ++i) {
+      value[i][0] = lower(of_rows[row_of<Products>(thread, i, 0)]);
+      value[i][1] = lower(of_rows[row_of<Products>(thread, i, 1)]);
+    }
+  }
+};
+
+// Bits of a thread's scores whose row and column have equal lower halves of either number. What is asked of every pair
+// is asked of registers: a column's numbers are read once for all rows.
+template <typename Products>
+TMOR_BLOCK_CODE uint32_t near_pairs(int thread, const int64_t* first_rows, const int64_t* first_columns,
+                                    const int64_t* second_rows, const int64_t* second_columns) {
+  const LowerHalves<Products> first(thread, first_rows);
+  const LowerHalves<Products> second(thread, second_rows);
+  uint32_t near = 0;
+  TMOR_UNROLL
+  for (int j = 0; j < kColumnTiles; ++j) {
+    TMOR_UNROLL
+    for (int b = 0; b < 2; ++b) {
+      const int column = j * 8 + fragment_column(thread, b);
+      const uint32_t one = lower(first_columns[column]);
+      const uint32_t other = lower(second_columns[column]);
+      TMOR_UNROLL
+      for (int i = 0; i < Products::kRowTiles; ++i) {
+        TMOR_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const bool equal = (first.value[i][half] == one) | (second.value[i][half] == other);
+          if (equal) near |= 1U << (i * 16 + j * 4 + half * 2 + b);
+        }
+      }
+    }
+  }
+  return near;
 }
 
 struct Larger {

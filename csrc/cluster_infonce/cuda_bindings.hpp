@@ -104,7 +104,12 @@ inline void bind_cuda(pybind11::module_* module) {
   module->def("cluster_infonce_cuda_workspace", &detail::workspace, arg("key_dtype"), arg("batch"), arg("bank"),
               arg("dimensions"), arg("chosen_count"), arg("gradient"), arg("wants_aligned"), arg("multiprocessors"),
               arg("shared_per_block"), arg("shared_per_multiprocessor"));
-  module->def("cluster_infonce_keys_cuda_workspace", &cuda_keys_workspace, arg("batch"));
+  module->def(
+      "cluster_infonce_keys_cuda_workspace",
+      [](int key_dtype, int64_t batch, int64_t dimensions) {
+        return cuda_keys_workspace(detail::key_dtype_of(key_dtype), batch, dimensions);
+      },
+      arg("key_dtype"), arg("batch"), arg("dimensions"));
   module->def("cluster_infonce_naive_cuda_workspace", &cuda_naive_workspace, arg("batch"), arg("dimensions"));
 }
 

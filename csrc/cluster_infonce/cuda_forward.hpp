@@ -25,14 +25,16 @@ class Forward {
   TMOR_BLOCK_CODE void run() {
     PerThread<typename Products::Sums> sums;
     Aligned<Block, Products> aligned(block_, task_, ring_, place_, shared_);
-    prepare(sums);
-    aligned.clear();
     const int64_t tiles = (task_.keys.count + kTileColumns - 1) / kTileColumns;
     const int first_slice = place_.first_column * Products::kBytes / kRowBytes;
     stream_tiles<Products, true>(
         block_, ring_, task_.keys, static_cast<int>(place_.split * tiles / task_.splits),
-        static_cast<int>((place_.split + 1) * tiles / task_.splits), first_slice, task_.gradient != 0, task_.terms,
-        sums, [&](int tile) { describe(tile); },
+        static_cast<int>((place_.split + 1) * tiles / task_.splits), first_slice, task_.gradient != 0, sums,
+        [&]() {
+          prepare(sums);
+          aligned.clear();
+        },
+        [&](int tile) { describe(tile); },
         [&](int tile, PerThread<Scores>& scores, PerThread<Rows>& decay, PerThread<uint32_t>& wanted) {
           weigh(tile, aligned, scores, decay, wanted);
         },
@@ -55,8 +57,8 @@ class Forward {
         const int64_t query = place_.first_row + row;
         const bool real = query < task_.queries.count;
         shared_.id[row] = real ? task_.query_id[query] : 0;
-        shared_.cluster[row] = real ? task_.query_cluster[query] : -1;
-        shared_.caption[row] = real && task_.query_caption != nullptr ? task_.query_caption[query] : -1;
+        shared_.cluster[row] = or_nobody(real ? task_.query_cluster[query] : -1);
+        shared_.caption[row] = or_nobody(real && task_.query_caption != nullptr ? task_.query_caption[query] : -1);
         shared_.factor[row] *= scale;
         shared_.maximum[row] = kNone;
       }
@@ -85,54 +87,63 @@ class Forward {
 
   TMOR_BLOCK_CODE void weigh(int tile, Aligned<Block, Products>& aligned, PerThread<Scores>& scores,
                              PerThread<Rows>& decay, PerThread<uint32_t>& wanted) {
-    PerThread<uint32_t> pairs;
+    PerThread<uint32_t> near;
+    PerThread<uint32_t> some;
     block_.each([&](int thread) {
       wanted[thread] = 0;
-      pairs[thread] = mask(thread, tile, scores[thread]);
+      near[thread] = scale(thread, tile, scores[thread]);
     });
-    if (task_.wants_aligned != 0) {
-      PerThread<uint32_t> some;
+    block_.any(near, some);
+    block_.where(some, [&]() {
+      PerThread<uint32_t> pairs;
+      block_.each([&](int thread) { pairs[thread] = exclude(thread, tile, near[thread], scores[thread]); });
+      if (task_.wants_aligned == 0) return;
       block_.any(pairs, some);
       block_.where(some, [&]() { aligned.take(tile, pairs, scores, wanted); });
-    }
+    });
     soften(scores, decay);
   }
 
-  // Logits of the products; excluded ones become -inf. Bits of the pairs of A, which are excluded unless A counts.
-  TMOR_BLOCK_CODE uint32_t mask(int thread, int tile, Scores& scores) const {
+  // Products become logits. Bits of the pairs that may share an id: the lower halves are equal, which is little to ask
+  // of every pair and true of few; and of those behind the last key.
+  TMOR_BLOCK_CODE uint32_t scale(int thread, int tile, Scores& scores) const {
     const typename ForwardShared::Columns& columns = shared_.columns[tile % kMostStages];
-    const bool weighted = task_.key_log_weight != nullptr;
-    const bool kept = task_.wants_aligned != 0;
-    uint32_t aligned = 0;
-    const auto compare = [&](int i, int j, int c, uint32_t bit, int row, int column) {
-      float& score = scores.value[i][j][c];
-      const float weight = weighted ? columns.weight[column] * static_cast<float>(kLog2E) : 0.0F;
-      const bool same_row = shared_.id[row] == columns.id[column];
-      const bool same_cluster = shared_.cluster[row] >= 0 && shared_.cluster[row] == columns.cluster[column];
-      const bool is_aligned = same_cluster && !same_row;
-      if (is_aligned) aligned |= bit;
-      const float logit = score * shared_.factor[row] + weight;
-      score = same_row || (is_aligned && !kept) ? -INFINITY : logit;
-    };
-    TMOR_UNROLL
-    for (int i = 0; i < Products::kRowTiles; ++i) {
-      for_each_score_of<Products>(thread, i, compare);
-      Block::fence();
-    }
+    uint32_t near = near_pairs<Products>(thread, shared_.id, columns.id, shared_.cluster, columns.cluster);
     if (task_.key_caption != nullptr) {
-      for_each_score<Products>(thread, [&](int i, int j, int c, uint32_t bit, int row, int column) {
-        const bool same = shared_.caption[row] >= 0 && shared_.caption[row] == columns.caption[column];
-        if (same && (aligned & bit) == 0) scores.value[i][j][c] = -INFINITY;
+      near |= near_pairs<Products>(thread, shared_.caption, columns.caption, shared_.caption, columns.caption);
+    }
+    if (task_.key_log_weight != nullptr) {
+      for_each_score<Products>(thread, [&](int i, int j, int c, uint32_t, int row, int column) {
+        float& score = scores.value[i][j][c];
+        score = score * shared_.factor[row] + columns.weight[column] * static_cast<float>(kLog2E);
       });
+    } else {
+      for_each_score<Products>(
+          thread, [&](int i, int j, int c, uint32_t, int row, int) { scores.value[i][j][c] *= shared_.factor[row]; });
     }
     const int64_t left = task_.keys.count - int64_t{tile} * kTileColumns;
     if (left < kTileColumns) {
-      for_each_score<Products>(thread, [&](int i, int j, int c, uint32_t bit, int, int column) {
-        if (column < left) return;
-        scores.value[i][j][c] = -INFINITY;
-        aligned &= ~bit;
+      for_each_score<Products>(thread, [&](int, int, int, uint32_t bit, int, int column) {
+        if (column >= left) near |= bit;
       });
     }
+    return near;
+  }
+
+  // Of the pairs in `near`, those that do not count become -inf. Bits of the pairs of A, which do not unless A counts.
+  TMOR_BLOCK_CODE uint32_t exclude(int thread, int tile, uint32_t near, Scores& scores) const {
+    const typename ForwardShared::Columns& columns = shared_.columns[tile % kMostStages];
+    const int64_t left = task_.keys.count - int64_t{tile} * kTileColumns;
+    uint32_t aligned = 0;
+    for_each_score<Products>(thread, [&](int i, int j, int c, uint32_t bit, int row, int column) {
+      if ((near & bit) == 0) return;
+      const bool never = column >= left || shared_.id[row] == columns.id[column];
+      const bool same_cluster = shared_.cluster[row] >= 0 && shared_.cluster[row] == columns.cluster[column];
+      const bool described =
+          task_.key_caption != nullptr && shared_.caption[row] >= 0 && shared_.caption[row] == columns.caption[column];
+      if (same_cluster && !never) aligned |= bit;
+      if (never || (same_cluster ? task_.wants_aligned == 0 : described)) scores.value[i][j][c] = -INFINITY;
+    });
     return aligned;
   }
 
@@ -147,8 +158,7 @@ class Forward {
       }
       for_each_score<Products>(thread, [&](int i, int j, int c, uint32_t, int, int) {
         float& most = high[thread].value[i][c >> 1];
-        const float logit = scores[thread].value[i][j][c] - Products::kHeadroom;
-        most = logit > most ? logit : most;
+        most = fmaxf(most, scores[thread].value[i][j][c] - Products::kHeadroom);  // which passes over NaN
       });
     });
     join_rows<Products>(block_, high, Larger());

@@ -12,14 +12,19 @@ void launch_forward_float16(const ForwardTask& task, const ForwardPlan& plan, cu
 void launch_forward_bfloat16(const ForwardTask& task, const ForwardPlan& plan, cudaStream_t stream);
 void launch_merge(const MergeTask& task, cudaStream_t stream);
 
-// `numbers` (kNumbers, B) is filled from what the forward pass left.
+// `numbers` (kNumbers, B) is filled from what the forward pass left, `rounded` (B, pitch) from the queries if it is
+// there.
 struct NumbersTask {
+  const float* query = nullptr;
+  int64_t dimensions = 0;
   const float* upstream = nullptr;
   const float* statistics = nullptr;
   const float* temperature = nullptr;
   int64_t batch = 0;
-  float* numbers = nullptr;
+  KeysMemory memory;
 };
-void launch_keys(const KeysTask& task, const NumbersTask& numbers, const KeysPlan& plan, cudaStream_t stream);
+void launch_numbers(const NumbersTask& task, cudaStream_t stream);
+void launch_keys(const KeysTask& task, const KeysPlan& plan, cudaStream_t stream);  // float32 and float16
+void launch_keys_bfloat16(const KeysTask& task, const KeysPlan& plan, cudaStream_t stream);
 
 }  // namespace tmor::cluster_infonce

@@ -5,16 +5,22 @@
 namespace tmor::cluster_infonce {
 namespace {
 
-__global__ void __launch_bounds__(kMergeThreads, 2) merge_kernel(const __grid_constant__ MergeTask task) {
-  __shared__ MergeShared shared;
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads, 1024 / kThreads) merge_kernel(const __grid_constant__ MergeTask task) {
+  __shared__ MergeShared<kThreads> shared;
   DeviceBlock block(nullptr);
-  Merge<DeviceBlock>(block, task, shared).run(int64_t{blockIdx.x});
+  Merge<DeviceBlock, kThreads>(block, task, shared).run(int64_t{blockIdx.x});
 }
 
 }  // namespace
 
 void launch_merge(const MergeTask& task, cudaStream_t stream) {
-  merge_kernel<<<static_cast<unsigned>(task.batch), kMergeThreads, 0, stream>>>(task);
+  const auto blocks = static_cast<unsigned>(task.batch);
+  if (task.batch < kManyQueries) {
+    merge_kernel<kMergeThreads><<<blocks, kMergeThreads, 0, stream>>>(task);
+  } else {
+    merge_kernel<kSmallMergeThreads><<<blocks, kSmallMergeThreads, 0, stream>>>(task);
+  }
   check_cuda(cudaGetLastError(), "launching the merge of cluster_infonce");
 }
 

@@ -9,9 +9,12 @@
 
 namespace tmor::cluster_infonce {
 
+// Threads of a block: few queries have many splits each, to which many threads are put; of many queries a thousand
+// blocks of few threads are one wave.
 constexpr int kMergeThreads = 512;
+constexpr int kSmallMergeThreads = 128;
+constexpr int64_t kManyQueries = 512;
 constexpr int kMergeColumns = 64;  // of the gradient, at once
-constexpr int kMergeGroups = kMergeThreads / kMergeColumns;
 constexpr int kMostSplits = 1024;
 
 struct MergeTask {
@@ -37,10 +40,11 @@ struct MergeTask {
   float* statistics_out = nullptr;
 };
 
+template <int kThreads>
 struct MergeShared {
-  double values[3][kMergeThreads];
+  double values[3][kThreads];
   float factor[2][kMostSplits];
-  float sums[kMergeGroups][kMergeColumns];
+  float sums[kThreads / kMergeColumns][kMergeColumns];
   Finished done;
   double negative;
   double positive;
@@ -51,10 +55,12 @@ struct MergeShared {
   int32_t finite;
 };
 
-template <typename Block>
+template <typename Block, int kThreads>
 class Merge {
  public:
-  TMOR_BLOCK_CODE Merge(Block& block, const MergeTask& task, MergeShared& shared)
+  static constexpr int kGroups = kThreads / kMergeColumns;
+
+  TMOR_BLOCK_CODE Merge(Block& block, const MergeTask& task, MergeShared<kThreads>& shared)
       : block_(block), task_(task), shared_(shared) {}
 
   TMOR_BLOCK_CODE void run(int64_t query) {
@@ -78,7 +84,7 @@ class Merge {
   template <typename Join>
   TMOR_BLOCK_CODE void reduce(int arrays, const Join& join) {
     block_.barrier();
-    for (int half = kMergeThreads / 2; half > 0; half /= 2) {
+    for (int half = kThreads / 2; half > 0; half /= 2) {
       block_.each([&](int thread) {
         if (thread >= half) return;
         for (int k = 0; k < arrays; ++k) {
@@ -101,7 +107,7 @@ class Merge {
     block_.each([&](int thread) {
       double high = static_cast<double>(kNone);
       double high_aligned = high;
-      for (int64_t s = thread; s < task_.splits; s += kMergeThreads) {
+      for (int64_t s = thread; s < task_.splits; s += kThreads) {
         high = fmax(high, static_cast<double>(task_.partials.maximum[at(s)]));
         if (task_.wants_aligned == 0 || task_.plain != 0) continue;
         high_aligned = fmax(high_aligned, static_cast<double>(task_.partials.aligned_maximum[at(s)]));
@@ -120,7 +126,7 @@ class Merge {
       double total = 0.0;
       double aligned = 0.0;
       double count = 0.0;
-      for (int64_t s = thread; s < task_.splits; s += kMergeThreads) {
+      for (int64_t s = thread; s < task_.splits; s += kThreads) {
         total +=
             task_.partials.total[at(s)] * exp2(static_cast<double>(task_.partials.maximum[at(s)]) - high[thread][0]);
         if (task_.wants_aligned == 0) continue;
@@ -160,7 +166,7 @@ class Merge {
       if (is_own ? task_.positive == nullptr : key < 0) continue;
       block_.each([&](int thread) {
         double sum = 0.0;
-        for (int k = thread; k < task_.keys.dimensions; k += kMergeThreads) {
+        for (int k = thread; k < task_.keys.dimensions; k += kThreads) {
           const float other = is_own ? task_.positive[query_ * task_.keys.dimensions + k] : task_.keys.value(key, k);
           sum += static_cast<double>(task_.query[query_ * task_.keys.dimensions + k]) * static_cast<double>(other);
         }
@@ -213,7 +219,7 @@ class Merge {
   TMOR_BLOCK_CODE void weigh_splits() {
     block_.each([&](int thread) {
       const Finished& done = shared_.done;
-      for (int64_t s = thread; s < task_.splits; s += kMergeThreads) {
+      for (int64_t s = thread; s < task_.splits; s += kThreads) {
         const double maximum = static_cast<double>(task_.partials.maximum[at(s)]);
         shared_.factor[0][s] = static_cast<float>(exp2(maximum - done.denominator * kLog2E) / temperature_);
         shared_.factor[1][s] = 0.0F;
@@ -223,7 +229,7 @@ class Merge {
             task_.plain != 0 ? -done.plain_share : done.softmax_share * exp2(aligned - done.positive * kLog2E);
         shared_.factor[1][s] = static_cast<float>(share / temperature_);
       }
-      for (int64_t c = thread; c < task_.chosen_count; c += kMergeThreads) {
+      for (int64_t c = thread; c < task_.chosen_count; c += kThreads) {
         if (task_.chosen[query_ * task_.chosen_count + c] < 0) continue;
         double& listed = task_.listed[query_ * task_.chosen_count + c];
         listed = derivative(listed) / temperature_;
@@ -240,9 +246,9 @@ class Merge {
       float sum = 0.0F;
       if (column < task_.keys.dimensions) {
 #if defined(__CUDA_ARCH__)
-#pragma unroll 4
+#pragma unroll 8
 #endif
-        for (int64_t s = group; s < task_.splits; s += kMergeGroups) {
+        for (int64_t s = group; s < task_.splits; s += kGroups) {
           const int64_t place = at(s) * task_.keys.dimensions + column;
           const float factor = shared_.factor[0][s];
           const float aligned = shared_.factor[1][s];
@@ -258,7 +264,7 @@ class Merge {
       const int column = first + thread;
       if (thread >= kMergeColumns || column >= task_.keys.dimensions) return;
       float sum = 0.0F;
-      for (int group = 0; group < kMergeGroups; ++group) sum += shared_.sums[group][thread];
+      for (int group = 0; group < kGroups; ++group) sum += shared_.sums[group][thread];
       for (int64_t c = 0; c < task_.chosen_count; ++c) {
         const int64_t key = task_.chosen[query_ * task_.chosen_count + c];
         if (key < 0) continue;
@@ -273,7 +279,7 @@ class Merge {
 
   Block& block_;
   const MergeTask& task_;
-  MergeShared& shared_;
+  MergeShared<kThreads>& shared_;
   int64_t query_ = 0;
   double temperature_ = 1.0;
 };

@@ -65,7 +65,7 @@ Limits cuda_limits(int device);
 // Bytes of the workspace. That of the forward pass grows with the multiprocessors, O(splits B d).
 int64_t cuda_forward_workspace(DType key_dtype, int64_t batch, int64_t bank, int64_t dimensions, int64_t chosen_count,
                                bool gradient, bool wants_aligned, const Limits& limits);
-int64_t cuda_keys_workspace(int64_t batch);
+int64_t cuda_keys_workspace(DType key_dtype, int64_t batch, int64_t dimensions);
 int64_t cuda_naive_workspace(int64_t batch, int64_t dimensions);
 
 // One pass over the keys on the matrix units (cuda_forward.hpp), and one that merges its splits.

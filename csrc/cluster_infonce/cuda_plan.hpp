@@ -18,12 +18,16 @@ namespace tmor::cluster_infonce {
 constexpr int64_t kMostDimensions = 768;
 
 // The shapes that are compiled. Registers hold the sums of a warp: 16 rows by 128 columns, for three blocks of a
-// multiprocessor, or by 256, for two. 32 rows by 128 columns would read shared memory half as often, but spill.
+// multiprocessor; 32 by 128, which reads shared memory half as often, or 16 by 256, for two.
 template <typename Number>
-using NarrowProducts = HalfProducts<Number, Tiles<1, 128, true>>;  // up to 128 dimensions
+using NarrowProducts = HalfProducts<Number, Tiles<1, 128, true>>;  // up to 128 dimensions and kFewRows rows
+template <typename Number>
+using TallProducts = HalfProducts<Number, Tiles<2, 128, true>>;  // up to 128 dimensions
 template <typename Number>
 using WideProducts = HalfProducts<Number, Tiles<1, 256>>;
 using FloatProducts = SingleProducts<Tiles<1, 128>>;
+using RoundedProducts = SingleProducts<Tiles<1, 128>, 1>;
+constexpr int64_t kFewRows = 128;
 
 struct Shape {
   int32_t bytes;  // of a number
@@ -37,9 +41,18 @@ constexpr Shape shape_of() {
   return {Products::kBytes, Products::kWarpRows, 8 * Products::kSumTiles, Products::kOnePart};
 }
 
-inline Shape forward_shape(DType key_dtype, int64_t dimensions) {
-  if (key_dtype == DType::float32) return shape_of<FloatProducts>();
-  return dimensions <= 128 ? shape_of<NarrowProducts<BFloat16>>() : shape_of<WideProducts<BFloat16>>();
+inline Shape half_shape(int64_t rows, int64_t dimensions) {
+  if (dimensions > 128) return shape_of<WideProducts<BFloat16>>();
+  return rows > kFewRows ? shape_of<TallProducts<BFloat16>>() : shape_of<NarrowProducts<BFloat16>>();
+}
+
+inline Shape forward_shape(DType key_dtype, int64_t batch, int64_t dimensions) {
+  return key_dtype == DType::float32 ? shape_of<FloatProducts>() : half_shape(batch, dimensions);
+}
+
+// Of the gradient of the keys, whose rows they are.
+inline Shape keys_shape(DType key_dtype, int64_t bank, int64_t dimensions) {
+  return key_dtype == DType::bfloat16 ? half_shape(bank, dimensions) : shape_of<FloatProducts>();
 }
 
 // A type's size in shared memory, before the rows.
@@ -70,7 +83,7 @@ inline RingPlan plan_ring(const Shape& shape, int64_t rows, int64_t dimensions, 
       if (resident == 0 && shape.one_part) continue;
       ring.resident = resident;
       const int64_t least = resident != 0 ? 2 : 3;
-      for (int blocks = shape.one_part ? 3 : 2; blocks >= 1; --blocks) {
+      for (int blocks = shape.one_part && shape.warp_rows == 16 ? 3 : 2; blocks >= 1; --blocks) {
         const int64_t share = limits.shared_per_multiprocessor / blocks - kReserved;
         const int64_t room = std::min(share, limits.shared_per_block) - fixed - rows_bytes;
         const int64_t stages = std::min<int64_t>(kMostStages, room / ring.stage_bytes());
@@ -102,13 +115,13 @@ inline void check_sizes(int64_t batch, int64_t bank, int64_t dimensions) {
   }
 }
 
-// Splits for all multiprocessors, if each has 512 keys to read; the result depends on the device only through them.
+// Splits for all multiprocessors, if each has 256 keys to read; the result depends on the device only through them.
 inline ForwardPlan plan_forward(DType key_dtype, int64_t batch, int64_t bank, int64_t dimensions, bool gradient,
                                 const Limits& limits) {
-  constexpr int64_t kShortest = 512;     // keys worth a split of their own
+  constexpr int64_t kShortest = 256;     // keys worth a split of their own
   constexpr int64_t kLongest = 1 << 17;  // keys whose weighted sum one float32 adds up
   check_sizes(batch, bank, dimensions);
-  const Shape shape = forward_shape(key_dtype, dimensions);
+  const Shape shape = forward_shape(key_dtype, batch, dimensions);
   ForwardPlan plan;
   plan.ring = plan_ring(shape, batch, dimensions, kFixedBytes<ForwardShared>, limits);
   plan.groups = divide_up(batch, plan.ring.ring.rows);
@@ -116,7 +129,8 @@ inline ForwardPlan plan_forward(DType key_dtype, int64_t batch, int64_t bank, in
   const int64_t slots = limits.multiprocessors * plan.ring.blocks;
   const int64_t wanted = std::max<int64_t>(1, slots / (plan.groups * plan.parts));
   const int64_t least = divide_up(bank, kLongest);
-  plan.splits = std::max(least, std::min(wanted, divide_up(bank, kShortest)));
+  // More than one wave of blocks comes as whole waves.
+  plan.splits = least > wanted ? wanted * divide_up(least, wanted) : std::min(wanted, divide_up(bank, kShortest));
   plan.splits = std::min<int64_t>(plan.splits, kMostSplits);
   return plan;
 }
@@ -178,15 +192,34 @@ struct KeysPlan {
   int64_t parts = 1;
 };
 
-inline KeysPlan plan_keys(int64_t batch, int64_t bank, int64_t dimensions, const Limits& limits) {
+inline KeysPlan plan_keys(DType key_dtype, int64_t batch, int64_t bank, int64_t dimensions, const Limits& limits) {
   check_sizes(batch, bank, dimensions);
-  const Shape shape = shape_of<FloatProducts>();
+  const Shape shape = keys_shape(key_dtype, bank, dimensions);
   KeysPlan plan;
   plan.ring = plan_ring(shape, bank, dimensions, kFixedBytes<KeysShared>, limits);
   plan.groups = divide_up(bank, plan.ring.ring.rows);
   plan.parts = divide_up(dimensions, shape.width);
   if (plan.groups > 0x7fffffff) throw std::invalid_argument("cluster_infonce: sizes out of range");
   return plan;
+}
+
+struct KeysMemory {
+  float* numbers = nullptr;     // (kNumbers, B)
+  uint32_t* rounded = nullptr;  // (B, pitch) in pairs of bfloat16, for a bank of that type
+  int64_t pitch = 0;            // whole chunks of 16 bytes
+  int64_t bytes = 0;
+};
+
+inline KeysMemory carve_keys(void* memory, DType key_dtype, int64_t batch, int64_t dimensions) {
+  KeysMemory result;
+  Carver carver(memory);
+  result.numbers = carver.take<float>(kNumbers * batch);
+  if (key_dtype == DType::bfloat16) {
+    result.pitch = divide_up(dimensions, 8) * 8;
+    result.rounded = carver.take<uint32_t>(batch * result.pitch / 2);
+  }
+  result.bytes = carver.used();
+  return result;
 }
 
 }  // namespace tmor::cluster_infonce

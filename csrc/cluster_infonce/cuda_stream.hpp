@@ -66,7 +66,7 @@ TMOR_BLOCK_CODE PowerOfTwo normalising(float largest) {
 }
 
 // Writes rows [first, first + ring.rows) to shared memory, zeros where there is none or no dimension, scaled by powers
-// of two whose inverses go to `inverse` (ring.rows,) if the arithmetic wants it. Eight threads a row, a chunk each.
+// of two if the arithmetic wants it; their inverses go to `inverse` (ring.rows,). Eight threads a row, a chunk each.
 template <typename Products, typename Block>
 TMOR_BLOCK_CODE void load_rows(Block& block, const Ring& ring, const RowSource& source, int64_t first, float* inverse) {
   constexpr int kNumbers = 16 / Products::kBytes;
@@ -126,6 +126,20 @@ template <typename Block>
 TMOR_BLOCK_CODE void copy_slice(Block& block, const Ring& ring, const Stream& stream, int tile, int slice,
                                 uint32_t target) {
   block.each([&](int thread) {
+    if (stream.aligned != 0 && ring.warps == kMaxWarps && (int64_t{tile} + 1) * kTileColumns <= stream.count) {
+      const int offset = slice * kRowBytes + thread % 8 * 16;  // most tiles: nothing to ask of each row
+      int valid = stream.row_bytes - offset;
+      valid = valid < 0 ? 0 : valid > 16 ? 16 : valid;
+      const int64_t row = int64_t{tile} * kTileColumns + thread / 8;
+      const unsigned char* source = stream.values + row * stream.stride + (valid > 0 ? offset : 0);
+      constexpr int kStep = 4 * kMaxWarps;
+      TMOR_UNROLL
+      for (int k = 0; k < kTileColumns / kStep; ++k) {
+        block.copy_chunk(target + slice_offset(thread / 8 + k * kStep, thread % 8), source, valid);
+        source += kStep * stream.stride;
+      }
+      return;
+    }
     for (int i = thread; i < kTileColumns * 8; i += 32 * ring.warps) {
       const int64_t row = int64_t{tile} * kTileColumns + i / 8;
       const int offset = slice * kRowBytes + i % 8 * 16;
@@ -154,12 +168,14 @@ TMOR_BLOCK_CODE void copy_slice(Block& block, const Ring& ring, const Stream& st
 // = sums decay + weights columns, for the columns from slice `first_slice` on. If the task has a second set of weights,
 // the warps that `wanted` it (all threads of a warp alike) get it from second.weights(thread) and give the products
 // with the same columns to second.add(thread, tile of 8 columns, row tile, products). Loads run ahead by stages - 1
-// stages.
-template <typename Products, bool kHasSecond, typename Block, typename Describe, typename Weigh, typename Second>
+// stages; prepare() runs once, while the first of them are on their way.
+template <typename Products, bool kHasSecond, typename Block, typename Prepare, typename Describe, typename Weigh,
+          typename Second>
 TMOR_BLOCK_CODE void stream_tiles(Block& block, const Ring& ring, const Stream& stream, int first, int last,
-                                  int first_slice, bool mixes, int terms,
+                                  int first_slice, bool mixes,
                                   typename Block::template PerThread<typename Products::Sums>& sums,
-                                  const Describe& describe, const Weigh& weigh, Second& second) {
+                                  const Prepare& prepare, const Describe& describe, const Weigh& weigh,
+                                  Second& second) {
   constexpr int kSumSlices = Products::kSumTiles / Products::kSliceTiles;
   const int left_slices = ring.slices - first_slice;
   const int sum_slices = !mixes ? 0 : left_slices < kSumSlices ? left_slices : kSumSlices;
@@ -199,6 +215,7 @@ TMOR_BLOCK_CODE void stream_tiles(Block& block, const Ring& ring, const Stream& 
   };
 
   for (int ahead = 1; ahead < ring.stages; ++ahead) load();
+  prepare();
   for (int tile = first; tile < last; ++tile) {
     typename Block::template PerThread<typename Products::Scores> scores;
     block.each([&](int thread) { scores[thread] = typename Products::Scores{}; });
@@ -206,8 +223,13 @@ TMOR_BLOCK_CODE void stream_tiles(Block& block, const Ring& ring, const Stream& 
     for (int slice = 0; slice < ring.slices; ++slice) {
       if (!resident || slice == 0) right = next();
       const uint32_t at = right + (resident ? static_cast<uint32_t>(slice) * kColumnSliceBytes : 0U);
-      multiply_slice<Products>(block, ring.rows_at + static_cast<uint32_t>(slice * ring.rows * kRowBytes), at,
-                               ring.steps - slice * kSteps, terms, scores);
+      const uint32_t left = ring.rows_at + static_cast<uint32_t>(slice * ring.rows * kRowBytes);
+      const int steps = ring.steps - slice * kSteps;
+      if (steps >= kSteps) {
+        multiply_slice<Products, true>(block, left, at, kSteps, scores);
+      } else {
+        multiply_slice<Products, false>(block, left, at, steps, scores);
+      }
     }
     typename Block::template PerThread<typename Products::Rows> decay;
     typename Block::template PerThread<uint32_t> wanted;
@@ -221,18 +243,24 @@ TMOR_BLOCK_CODE void stream_tiles(Block& block, const Ring& ring, const Stream& 
       const int slice = first_slice + s;
       const uint32_t at = resident ? right + static_cast<uint32_t>(slice) * kColumnSliceBytes : next();
       const int tiles = (ring.steps - slice * kSteps) * kStepBytes / (8 * Products::kBytes);
-      Products::mix(block, weights, at, tiles, terms, [&](int thread, int n, int i, const Quad& quad) {
+      const auto use = [&](int thread, int n, int i, const Quad& quad) {
         TMOR_UNROLL
         for (int c = 0; c < 4; ++c) {
           float& sum = sums[thread].value[i][s * Products::kSliceTiles + n][c];
           sum = sum * decay[thread].value[i][c >> 1] + quad.value[c];
         }
-      });
+      };
+      // With 32 rows a warp there are no registers for loads that run ahead here.
+      if (Products::kRowTiles == 1 && tiles >= Products::kSliceTiles) {
+        Products::template mix<Products::kRowTiles == 1>(block, weights, at, tiles, use);
+      } else {
+        Products::template mix<false>(block, weights, at, tiles, use);
+      }
       if constexpr (kHasSecond) {
         block.where(wanted, [&]() {
           typename Block::template PerThread<typename Products::Weights> others;
           block.each([&](int thread) { others[thread] = second.weights(thread); });
-          Products::mix(block, others, at, tiles, terms, [&](int thread, int n, int i, const Quad& quad) {
+          Products::template mix<false>(block, others, at, tiles, [&](int thread, int n, int i, const Quad& quad) {
             second.add(thread, s * Products::kSliceTiles + n, i, quad);
           });
         });

@@ -99,7 +99,7 @@ struct HalfProducts : Shape {
   };
 
   template <typename Block, typename Sum, typename Left, typename Right>
-  TMOR_BLOCK_CODE static void multiply_add(Block& block, const Sum& sum, const Left& left, const Right& right, int) {
+  TMOR_BLOCK_CODE static void multiply_add(Block& block, const Sum& sum, const Left& left, const Right& right) {
     block.template multiply<Number>(sum, left, right);
   }
 
@@ -119,15 +119,16 @@ struct HalfProducts : Shape {
     }
   }
 
-  // use(n, i, quad): `quad` is weights of row tile i times tile n of 8 columns in the slice at `address`.
-  template <typename Block, typename Use>
+  // use(n, i, quad): `quad` is weights of row tile i times tile n of 8 columns in the slice at `address`; the first
+  // `tiles` of them, or all of a slice if it is full.
+  template <bool kFull, typename Block, typename Use>
   TMOR_BLOCK_CODE static void mix(Block& block, const typename Block::template PerThread<Weights>& weights,
-                                  uint32_t address, int tiles, int, const Use& use) {
+                                  uint32_t address, int tiles, const Use& use) {
     typename Block::template PerThread<Chunks> chunks;
     block.each([&](int thread) { chunks[thread] = Chunks::where(address, thread & 15, thread >> 4 & 1); });
     TMOR_UNROLL
     for (int n = 0; n < kSliceTiles; n += 2) {
-      if (n >= tiles) break;
+      if (!kFull && n >= tiles) break;
       typename Block::template PerThread<typename Shape::Pair> sums;
       block.each([&](int thread) { sums[thread] = typename Shape::Pair{}; });
       TMOR_UNROLL
@@ -164,7 +165,11 @@ struct Split {
   uint32_t low;
 };
 
-TMOR_BLOCK_CODE uint32_t round_to_tf32(float value) { return (bits_of_float(value) + 0x1000U) & 0xffffe000U; }
+// A NaN stays one: the addition would carry out of the all-ones NaN that devices make.
+TMOR_BLOCK_CODE uint32_t round_to_tf32(float value) {
+  const uint32_t bits = bits_of_float(value);
+  return value == value ? (bits + 0x1000U) & 0xffffe000U : bits;
+}
 
 TMOR_BLOCK_CODE Split split(uint32_t bits) {
   const float value = float_of_bits(bits);
@@ -172,7 +177,8 @@ TMOR_BLOCK_CODE Split split(uint32_t bits) {
   return {high, round_to_tf32(value - float_of_bits(high))};
 }
 
-template <typename Shape>
+// Products of two numbers split in two: three, or one where 11 bits of each hold them well enough.
+template <typename Shape, int kProducts = 3>
 struct SingleProducts : Shape {
   using Number = float;
   using Shape::kRowTiles;
@@ -182,11 +188,10 @@ struct SingleProducts : Shape {
   static constexpr bool kScaled = false;
   using Weights = typename Shape::Scores;
 
-  // sum += left right. The three products of a step are added up by themselves, small ones first, and then to the sum,
-  // for the matrix unit truncates where it adds. With terms = 1 (numbers that 11 bits hold well enough) one product.
+  // sum += left right. The products of a step are added up by themselves, small ones first, and then to the sum, for
+  // the matrix unit truncates where it adds.
   template <typename Block, typename Sum, typename Left, typename Right>
-  TMOR_BLOCK_CODE static void multiply_add(Block& block, const Sum& sum, const Left& left, const Right& right,
-                                           int terms) {
+  TMOR_BLOCK_CODE static void multiply_add(Block& block, const Sum& sum, const Left& left, const Right& right) {
     typename Block::template PerThread<uint32_t[4]> high;
     typename Block::template PerThread<uint32_t[4]> low;
     typename Block::template PerThread<uint32_t[2]> right_high;
@@ -209,7 +214,7 @@ struct SingleProducts : Shape {
     });
     const auto target = [&](int thread) { return quad[thread].value; };
     const auto left_high = [&](int thread) { return high[thread]; };
-    if (terms == 3) {
+    if (kProducts == 3) {
       block.template multiply<float>(
           target, [&](int thread) { return low[thread]; }, [&](int thread) { return right_high[thread]; });
       block.template multiply<float>(target, left_high, [&](int thread) { return right_low[thread]; });
@@ -228,12 +233,12 @@ struct SingleProducts : Shape {
 
   // The order of the sum over 8 columns of a tile is free: 2 t and 2 t + 1 of the scores, which thread t of a row has,
   // stand where the left operand wants t and t + 4, and the rows of the right operand are read in that order.
-  template <typename Block, typename Use>
+  template <bool kFull, typename Block, typename Use>
   TMOR_BLOCK_CODE static void mix(Block& block, const typename Block::template PerThread<Weights>& weights,
-                                  uint32_t address, int tiles, int terms, const Use& use) {
+                                  uint32_t address, int tiles, const Use& use) {
     TMOR_UNROLL
     for (int n = 0; n < kSliceTiles; ++n) {
-      if (n >= tiles) break;
+      if (!kFull && n >= tiles) break;
       typename Block::template PerThread<typename Shape::Pair> sums;
       block.each([&](int thread) { sums[thread] = typename Shape::Pair{}; });
       TMOR_UNROLL
@@ -260,7 +265,7 @@ struct SingleProducts : Shape {
           });
           multiply_add(
               block, [&](int thread) { return sums[thread].value[i][0].value; },
-              [&](int thread) { return left[thread]; }, [&](int thread) { return right[thread]; }, terms);
+              [&](int thread) { return left[thread]; }, [&](int thread) { return right[thread]; });
         }
       }
       block.each([&](int thread) {
@@ -271,9 +276,10 @@ struct SingleProducts : Shape {
   }
 };
 
-// scores += one slice of the rows times one of the columns, transposed; `steps` of kSteps are not zeros.
-template <typename Products, typename Block, typename Scores>
-TMOR_BLOCK_CODE void multiply_slice(Block& block, uint32_t left, uint32_t right, int steps, int terms, Scores& scores) {
+// scores += one slice of the rows times one of the columns, transposed; `steps` of kSteps are not zeros, or all of them
+// if it is full. Without a branch between them the loads of the next step run beside the products of this one.
+template <typename Products, bool kFull, typename Block, typename Scores>
+TMOR_BLOCK_CODE void multiply_slice(Block& block, uint32_t left, uint32_t right, int steps, Scores& scores) {
   typename Block::template PerThread<Chunks> left_chunks;
   typename Block::template PerThread<Chunks> right_chunks;
   block.each([&](int thread) {
@@ -285,7 +291,7 @@ TMOR_BLOCK_CODE void multiply_slice(Block& block, uint32_t left, uint32_t right,
   });
   TMOR_UNROLL
   for (int step = 0; step < kSteps; ++step) {
-    if (step >= steps) break;
+    if (!kFull && step >= steps) break;
     typename Block::template PerThread<uint32_t[Products::kRowTiles][4]> a;
     typename Block::template PerThread<uint32_t[kColumnTiles / 2][4]> b;
     TMOR_UNROLL
@@ -303,7 +309,7 @@ TMOR_BLOCK_CODE void multiply_slice(Block& block, uint32_t left, uint32_t right,
       for (int j = 0; j < kColumnTiles; ++j) {
         Products::multiply_add(
             block, [&](int thread) { return scores[thread].value[i][j]; }, [&](int thread) { return a[thread][i]; },
-            [&](int thread) { return b[thread][j / 2] + j % 2 * 2; }, terms);
+            [&](int thread) { return b[thread][j / 2] + j % 2 * 2; });
       }
     }
   }

@@ -22,7 +22,7 @@ struct HostOptions {
   DType dtype = DType::float32;
   Limits limits{4, 101376, 102400};
   int64_t splits = 0;  // 0: as the plan has it
-  int terms = 3;
+  bool small_merge = false;
   bool backwards = false;  // blocks run from the last to the first: none may count on another, nor write its results
 };
 
@@ -91,46 +91,46 @@ class HostRun {
         carve_forward(workspace.data(), plan, case_.batch, case_.dimensions, case_.chosen_count, gradient, aligned);
     const ForwardTask task = forward_task(plan, memory.partials, gradient);
     run_blocks(task, plan);
-    auto shared = std::make_unique<MergeShared>();
     const MergeTask merge = merge_task(task, memory, gradient, &result);
-    for_blocks(case_.batch, [&](int64_t i) {
-      std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(MergeShared));
-      HostBlock<kMergeThreads> block(kMergeThreads, 16, static_cast<unsigned>(i));
-      Merge<HostBlock<kMergeThreads>>(block, merge, *shared).run(i);
-    });
+    options_.small_merge ? run_merge<kSmallMergeThreads>(merge) : run_merge<kMergeThreads>(merge);
     for (Guarded& values : guarded) values.finish();
     return result;
   }
 
   void key_gradient(const std::vector<float>& upstream, HostResult* result) {
-    const KeysPlan plan = plan_keys(case_.batch, case_.bank, case_.dimensions, options_.limits);
-    std::vector<float> numbers(at(kNumbers * case_.batch));
+    const KeysPlan plan = plan_keys(options_.dtype, case_.batch, case_.bank, case_.dimensions, options_.limits);
+    const int64_t needed = carve_keys(nullptr, options_.dtype, case_.batch, case_.dimensions).bytes;
+    std::vector<uint64_t> workspace(at(needed / 8 + 2), 0xfff7fff7fff7fff7U);
+    // Asynchronous copies want whole chunks, as the device's allocations start at.
+    auto* start = workspace.data() + (reinterpret_cast<uintptr_t>(workspace.data()) % 16 == 0 ? 0 : 1);
+    const KeysMemory memory = carve_keys(start, options_.dtype, case_.batch, case_.dimensions);
     for (int64_t i = 0; i < case_.batch; ++i) {
-      make_numbers(upstream.data(), result->statistics.data(), temperature_, case_.batch, i, numbers.data());
+      make_numbers(upstream.data(), result->statistics.data(), temperature_, case_.batch, i, memory.numbers);
+      if (memory.rounded == nullptr) continue;
+      for (int lane = 0; lane < 32; ++lane) {
+        round_query<HostBlock<kMaxThreads>>(&case_.query[at(i * case_.dimensions)], case_.dimensions, memory.pitch,
+                                            lane, 32, memory.rounded + i * memory.pitch / 2);
+      }
     }
     Guarded guarded(&result->key_gradient, case_.bank * case_.dimensions);
     KeysTask task;
     task.keys = key_rows();
-    task.queries.values = reinterpret_cast<const unsigned char*>(case_.query.data());
-    task.queries.stride = case_.dimensions * 4;
+    const bool rounded = memory.rounded != nullptr;
+    task.queries.values = rounded ? reinterpret_cast<const unsigned char*>(memory.rounded)
+                                  : reinterpret_cast<const unsigned char*>(case_.query.data());
+    task.queries.stride = rounded ? memory.pitch * 2 : case_.dimensions * 4;
     task.queries.count = case_.batch;
-    task.queries.row_bytes = static_cast<int32_t>(case_.dimensions * 4);
+    task.queries.row_bytes = static_cast<int32_t>(case_.dimensions * (rounded ? 2 : 4));
     task.queries.aligned = is_aligned(task.queries) ? 1 : 0;
     set_rows(&task);
-    task.numbers = numbers.data();
+    task.numbers = memory.numbers;
     task.chosen = pointer(case_.chosen);
     task.chosen_count = case_.chosen_count;
     task.has_chosen = case_.listed ? 1 : 0;
-    task.terms = options_.terms;
     task.key_gradient = result->key_gradient.data();
     task.ring = plan.ring.ring;
     for_blocks(plan.groups * plan.parts, [&](int64_t index) {
-      const int64_t group = index / plan.parts;
-      auto shared = std::make_unique<KeysShared>();
-      std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(KeysShared));
-      HostBlock<kMaxThreads> block(32 * task.ring.warps, plan.ring.bytes, static_cast<unsigned>(group));
-      KeyGradient<HostBlock<kMaxThreads>, FloatProducts>(block, task, task.ring, *shared)
-          .run(group, static_cast<int>(index % plan.parts));
+      run_keys_block(task, plan, index / plan.parts, static_cast<int>(index % plan.parts));
     });
     guarded.finish();
   }
@@ -178,7 +178,6 @@ class HostRun {
     set_rows(&task);
     set_modes(case_.form, case_.denominator, case_.listed, &task);
     task.gradient = gradient ? 1 : 0;
-    task.terms = options_.terms;
     task.splits = plan.splits;
     task.partials = partials;
     task.ring = plan.ring.ring;
@@ -212,7 +211,6 @@ class HostRun {
   }
 
   void run_blocks(const ForwardTask& task, const ForwardPlan& plan) const {
-    const bool narrow = case_.dimensions <= 128;
     for_blocks(plan.groups * plan.splits * plan.parts, [&](int64_t index) {
       const int64_t group = index / plan.parts / plan.splits;
       const int64_t split = index / plan.parts % plan.splits;
@@ -220,13 +218,54 @@ class HostRun {
       if (options_.dtype == DType::float32) {
         run_block<FloatProducts>(task, plan, group, split, part);
       } else if (options_.dtype == DType::float16) {
-        narrow ? run_block<NarrowProducts<Float16>>(task, plan, group, split, part)
-               : run_block<WideProducts<Float16>>(task, plan, group, split, part);
+        run_half_block<Float16>(task, plan, group, split, part);
       } else {
-        narrow ? run_block<NarrowProducts<BFloat16>>(task, plan, group, split, part)
-               : run_block<WideProducts<BFloat16>>(task, plan, group, split, part);
+        run_half_block<BFloat16>(task, plan, group, split, part);
       }
     });
+  }
+
+  template <typename Number>
+  void run_half_block(const ForwardTask& task, const ForwardPlan& plan, int64_t group, int64_t split, int part) const {
+    if (case_.dimensions > 128) {
+      run_block<WideProducts<Number>>(task, plan, group, split, part);
+    } else if (case_.batch > kFewRows) {
+      run_block<TallProducts<Number>>(task, plan, group, split, part);
+    } else {
+      run_block<NarrowProducts<Number>>(task, plan, group, split, part);
+    }
+  }
+
+  template <int kThreads>
+  void run_merge(const MergeTask& merge) const {
+    auto shared = std::make_unique<MergeShared<kThreads>>();
+    for_blocks(case_.batch, [&](int64_t i) {
+      std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(*shared));
+      HostBlock<kThreads> block(kThreads, 16, static_cast<unsigned>(i));
+      Merge<HostBlock<kThreads>, kThreads>(block, merge, *shared).run(i);
+    });
+  }
+
+  template <typename Products>
+  static void run_keys(const KeysTask& task, const KeysPlan& plan, int64_t group, int part) {
+    auto shared = std::make_unique<KeysShared>();
+    std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(KeysShared));
+    HostBlock<kMaxThreads> block(32 * task.ring.warps, plan.ring.bytes, static_cast<unsigned>(group));
+    KeyGradient<HostBlock<kMaxThreads>, Products>(block, task, task.ring, *shared).run(group, part);
+  }
+
+  void run_keys_block(const KeysTask& task, const KeysPlan& plan, int64_t group, int part) const {
+    if (options_.dtype == DType::float32) {
+      run_keys<FloatProducts>(task, plan, group, part);
+    } else if (options_.dtype == DType::float16) {
+      run_keys<RoundedProducts>(task, plan, group, part);
+    } else if (case_.dimensions > 128) {
+      run_keys<WideProducts<BFloat16>>(task, plan, group, part);
+    } else if (case_.bank > kFewRows) {
+      run_keys<TallProducts<BFloat16>>(task, plan, group, part);
+    } else {
+      run_keys<NarrowProducts<BFloat16>>(task, plan, group, part);
+    }
   }
 
   template <typename Run>

@@ -92,14 +92,14 @@ void check(Case c, const HostOptions& options) {
     terms += static_cast<double>(upstream_of(i)) * longest;
   }
   backwards.key_gradient(upstream, &ours);
-  const double coarse = options.terms == 3 ? allowed : 2e-3 * logit;
   const double errors[] = {error(widened(ours.loss), exact.loss, logit),
                            error(widened(ours.gradient), exact.query_gradient, 1.0 / c.temperature),
                            error(widened(ours.key_gradient), exact.key_gradient, terms / c.temperature)};
   require(errors[0] <= allowed, name + ": loss " + std::to_string(errors[0] / allowed) + " of what is allowed");
   require(errors[1] <= allowed + 2.0 * rounding,
           name + ": gradient " + std::to_string(errors[1] / (allowed + 2.0 * rounding)) + " of what is allowed");
-  require(errors[2] <= coarse, name + ": key gradient " + std::to_string(errors[2] / coarse) + " of what is allowed");
+  require(errors[2] <= allowed + 2.0 * rounding,
+          name + ": key gradient " + std::to_string(errors[2] / (allowed + 2.0 * rounding)) + " of what is allowed");
 }
 
 void test_conversions() {
@@ -156,9 +156,10 @@ void test_plans() {
             require(plan.ring.blocks * (bytes + 1024) <= limits.shared_per_multiprocessor, "and of its neighbours");
             require(ring.stages >= 2 && ring.stages <= kMostStages && ring.warps >= 1 && ring.warps <= 4, "ring");
             require(plan.groups * ring.rows >= batch && plan.parts * ring.width >= dimensions, "all is covered");
-            require(plan.splits >= 1 && plan.splits <= kMostSplits && (plan.splits - 1) * 512 < bank, "splits");
+            require(plan.splits >= 1 && plan.splits <= kMostSplits && (plan.splits - 1) * 256 < bank, "splits");
             require(plan.splits << 17 >= bank || plan.splits == kMostSplits, "a split too long for a float32 sum");
-            require(plan_keys(batch, bank, dimensions, limits).ring.bytes > 0, "key gradient");
+            const int64_t keys = plan_keys(dtype, batch, bank, dimensions, limits).ring.bytes;
+            require(keys > 0 && keys + kFixedBytes<KeysShared> <= limits.shared_per_block, "key gradient");
           }
         }
       }
@@ -170,6 +171,10 @@ void test_plans() {
     const int64_t blocks = plan.groups * plan.splits;
     require(blocks >= 120 && blocks <= 396, "blocks of a call: " + std::to_string(blocks));
   }
+  // Or in whole waves, less a row of blocks.
+  const ForwardPlan plan = plan_forward(DType::bfloat16, 4096, 1 << 20, 128, true, kLimits[2]);
+  const double waves = static_cast<double>(plan.groups * plan.splits) / (132.0 * plan.ring.blocks);
+  require(waves - std::floor(waves) > 0.9 || waves == std::floor(waves), "waves: " + std::to_string(waves));
 }
 
 void test_losses() {
@@ -194,6 +199,7 @@ void test_losses() {
         const int64_t tiles = (bank + 31) / 32;
         if (random() % 2 == 0) options.splits = 1 + static_cast<int64_t>(random()) % tiles;
         if (random() % 8 == 0) options.splits = tiles + 2;  // some of them empty
+        options.small_merge = random() % 2 == 0;
         check(c, options);
         ++count;
       }
@@ -221,8 +227,6 @@ void test_modes() {
         c.temperature = temperature;
         check(c, options);
       }
-      options.terms = 1;  // of the key gradient for 16 bits
-      if (dtype != DType::float32) check(c, options);
     }
   }
 }
@@ -243,6 +247,47 @@ void test_wide() {
       options.splits = 2;
       check(c, options);
     }
+  }
+}
+
+// 32 rows a warp, with few pairs of A in a tile and with many.
+void test_tall() {
+  Random random(17);
+  for (const int64_t dimensions : {100, 128}) {
+    for (const int64_t clusters : {2, 60}) {
+      for (const DType dtype : {DType::bfloat16, DType::float16}) {
+        Case c = make_case(&random, 150, 200, dimensions, clusters);
+        c.key_stride = 128;
+        c.keys = unit_rows(&random, c.bank, dimensions, c.key_stride);
+        c.form = static_cast<Form>(random() % 3);
+        c.temperature = 0.1;
+        HostOptions options;
+        options.dtype = dtype;
+        options.splits = 2;
+        check(c, options);
+      }
+    }
+  }
+}
+
+// Ids, clusters and captions whose lower halves are all equal, or those of a row that has none.
+void test_lower_halves() {
+  Random random(18);
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    Case c = make_case(&random, 20, 100, 16, 3);
+    c.query_caption.assign(at(c.batch), -1);
+    c.key_caption.assign(at(c.bank), -1);
+    std::vector<int64_t>* numbers[] = {&c.query_id,    &c.key_id,        &c.query_cluster,
+                                       &c.key_cluster, &c.query_caption, &c.key_caption};
+    for (std::vector<int64_t>* values : numbers) {
+      for (int64_t& value : *values) {
+        const auto upper = static_cast<int64_t>(random() % 4) - 1;
+        value = upper * (int64_t{1} << 32) + static_cast<int64_t>(lower(kNobody));
+      }
+    }
+    HostOptions options;
+    options.dtype = dtype;
+    check(c, options);
   }
 }
 
@@ -415,7 +460,8 @@ void test_small_weights() {
 // A number that is not finite must not vanish.
 void test_not_finite() {
   Random random(10);
-  for (const float odd : {std::nanf(""), HUGE_VALF}) {
+  // The last is the NaN that devices make.
+  for (const float odd : {std::nanf(""), HUGE_VALF, tmor::float_of_bits(0x7fffffffU)}) {
     Case c = make_case(&random, 3, 100, 12, 0);
     c.listed = false;
     std::fill(c.key_id.begin(), c.key_id.end(), int64_t{1} << 50);
@@ -429,6 +475,12 @@ void test_not_finite() {
       HostOptions options;
       const HostResult found = HostRun(c, options).forward(true);
       require(!std::isfinite(found.loss[0]) || !std::isfinite(found.gradient[0]), "NaN and inf are seen");
+      if (odd != odd) {
+        HostRun run(c, options);
+        HostResult gradient = run.forward(true);
+        run.key_gradient({odd, odd, odd}, &gradient);
+        require(!std::isfinite(gradient.key_gradient[0]), "a NaN that comes from above is seen");
+      }
       // And in the loss itself, which would otherwise look like 0; a negative's logit of -inf may vanish there.
       require((values == &c.keys && odd == odd) || !std::isfinite(found.loss[0]), "the loss is not finite either");
       (*values)[5] = before;
@@ -445,6 +497,8 @@ int main() {
     test_modes();
   });
   test_conversions();
+  test_tall();
+  test_lower_halves();
   test_running_sum();
   test_plans();
   test_maxima();

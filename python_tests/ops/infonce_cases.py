@@ -27,20 +27,26 @@ def make_case(
     weights: bool = False,
     seed: int = 0,
     device: str = "cpu",
+    query_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """Arguments of the op: unit vectors, ids that repeat; `clusters` 0 is noise alone, 1 a cluster of nearly all."""
+    """Arguments of the op: unit vectors, ids that repeat; `clusters` 0 is noise alone, 1 a cluster of nearly all.
+
+    All vectors are of `dtype`, or those of the queries of `query_dtype`.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def integers(size: int, low: int, high: int) -> Tensor:
         return torch.randint(low, high, (size,), generator=generator)
 
-    def vectors(rows: int) -> Tensor:
-        return torch.nn.functional.normalize(torch.randn(rows, width, generator=generator), dim=1).to(dtype)
+    def vectors(rows: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(rows, width, generator=generator), dim=1).to(kind)
+
+    of_queries = query_dtype or dtype
 
     case: dict[str, Any] = {
-        "query": vectors(queries),
+        "query": vectors(queries, of_queries),
         "keys": vectors(keys),
-        "positive": vectors(queries) if own else None,
+        "positive": vectors(queries, of_queries) if own else None,
         "query_id": integers(queries, 0, keys + 1),
         "key_id": integers(keys, 0, keys + 1),
         "query_cluster": integers(queries, -1 if clusters != 1 else 0, clusters),

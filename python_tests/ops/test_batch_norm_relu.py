@@ -126,14 +126,25 @@ def test_kernel_errs_no_more_than_torch(
     threads: int,
     seed: int,
 ) -> None:
-    problem = Problem((rows, channels), dtype, relu=relu, shortcut=shortcut, mean=mean, seed=seed)
-    exact, torchs = problem.results(torch.float64, plain), problem.results(dtype, plain)
+    # Of few numbers one draw says little: torch's error may be 0 by chance.
+    draws = 16 if channels <= 3 else 1
+    problems = [
+        Problem((rows, channels), dtype, relu=relu, shortcut=shortcut, mean=mean, seed=draws * seed + draw)
+        for draw in range(draws)
+    ]
+
+    def together(dtype: torch.dtype, run: Any) -> dict[str, Tensor]:
+        results = [problem.results(dtype, run) for problem in problems]
+        return {name: torch.stack([result[name] for result in results]) for name in results[0]}
+
+    exact, torchs = together(torch.float64, plain), together(dtype, plain)
+    upstream = torch.stack([problem.upstream for problem in problems])
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMOR_ISA", isa)
         torch.set_num_threads(threads)
         try:
-            found = problem.results(dtype, ours("cpu"))
+            found = together(dtype, ours("cpu"))
         finally:
             torch.set_num_threads(before)
     for name, value in found.items():
@@ -142,7 +153,7 @@ def test_kernel_errs_no_more_than_torch(
         # In float32 the result is rounded a few times, and what is subtracted from x is itself rounded.
         floor = 4 if name in ("mean", "variance") else 4 + abs(mean)
         floor *= torch.finfo(torch.float32).eps
-        scale = max(norm, float(problem.upstream.double().norm()) if name in NAMES else norm)
+        scale = max(norm, float(upstream.double().norm()) if name in NAMES else norm)
         assert error <= 2 * allowed + floor * scale, f"{name}: {error:.2e} of {norm:.2e}, torch {allowed:.2e}"
 
 

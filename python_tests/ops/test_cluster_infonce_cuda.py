@@ -107,6 +107,20 @@ def test_sizes(queries: int, keys: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("mode", MODES[:1] if SMALL else MODES)
+def test_float32_queries_of_a_bank_of_16_bits(mode: tuple[str, str], dtype: torch.dtype) -> None:
+    """What pre-training has: the kernel rounds the queries, in both passes alike."""
+    seed = int(torch.randint(1 << 30, ()))
+    for queries, width in ((70, 48), (300, 128)):
+        for temperature in (0.07, 1.0):
+            case = make_case(
+                queries, 700, width, 30, temperature, dtype, seed=seed, device="cuda", query_dtype=torch.float32
+            )
+            check(case, "cuda", positives=mode[0], denominator=mode[1])
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", MODES)
 def test_error_is_at_most_twice_that_of_plain_torch(mode: tuple[str, str]) -> None:
     """A float32 bank; the root mean square over several draws, because one number may happen to be exact."""
@@ -182,10 +196,21 @@ def test_large_logits_do_not_overflow_and_nan_is_seen() -> None:
     for positives, denominator in MODES:
         ours = results(asking(case), positives=positives, denominator=denominator, backend="cuda")
         assert all(torch.isfinite(value).all() for value in ours.values())
+    made = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # the NaN that devices make
     for name in ("query", "keys", "positive"):
-        broken = make_case(device="cuda")
-        broken[name][2, 1] = math.nan
-        assert cluster_infonce(**broken, backend="cuda").isnan().any()
+        for nan in (torch.tensor(math.nan), made):
+            broken = make_case(device="cuda")
+            broken[name][2, 1] = nan.cuda()
+            assert cluster_infonce(**broken, backend="cuda").isnan().any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_loss_that_is_nan_makes_gradients_that_are(dtype: torch.dtype) -> None:
+    case = asking(make_case(dtype=dtype, device="cuda"))
+    zero = torch.zeros((), device="cuda")
+    (cluster_infonce(**case, backend="cuda").sum() * (zero / zero)).backward()
+    assert all(bool(case[name].grad.isnan().any()) for name in LEAVES)
 
 
 @pytest.mark.gpu
@@ -278,6 +303,28 @@ def test_graph_capture(backend: str) -> None:
             assert torch.equal(ours, want)
         exact = cluster_infonce(**fresh, backend="reference")
         torch.testing.assert_close(captured[0], exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_graph_capture_of_drawn_positives() -> None:
+    case = make_case(40, 700, 32, device="cuda")
+
+    def loss() -> Tensor:
+        return cluster_infonce(**case, max_positives=3, seed=5, backend="cuda")
+
+    want = loss()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        loss()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = loss()
+    captured.fill_(7)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, want)
 
 
 @pytest.mark.gpu

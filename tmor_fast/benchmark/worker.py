@@ -60,6 +60,8 @@ class Server:
         reason = contender.unavailable() if contender.unavailable else None
         if reason is not None:
             return {"unavailable": reason}
+        if device == "cuda":
+            _products_in(contender.precision)
         started = time.perf_counter()
         call = contender.setup()
         notes = []
@@ -137,6 +139,13 @@ class Server:
         assert case.check is not None
         outputs = {name: torch.load(path, weights_only=True) for name, path in request["outputs"].items()}
         return {"facts": case.check(outputs)}
+
+
+def _products_in(precision: str) -> None:
+    """Let products and convolutions of float32 on a GPU be in the contender's precision: torch's default is mixed."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _peak_of(call: Call, device: str) -> int:

@@ -84,6 +84,7 @@ def batch_norm_relu(
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{NAME}: x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     _check(x, weight, bias, shortcut, statistics)
+    registry.refuse_forward_mode(NAME, x, weight, bias, shortcut, statistics)
     backend = registry.choose(NAME, backend, {"cpu": lambda: unavailable(x), "reference": lambda: None})
     result: tuple[Tensor, Tensor] = torch.ops.tmor_fast.batch_norm_relu(
         x, weight, bias, shortcut, statistics, eps, relu, backend

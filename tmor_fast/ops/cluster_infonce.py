@@ -130,6 +130,8 @@ def cluster_infonce(
     _check_choices(positive, positives, denominator, max_positives)
     temperature = _temperature(temperature, query, accumulate_dtype(query, keys, positive))
     backend = registry.choose(NAME, backend, _candidates(query, keys, positive))
+    if backend != "reference":
+        registry.refuse_forward_mode(NAME, query, keys, positive, temperature)
 
     chosen = None
     if positives == "instance" or (max_positives is not None and keys.shape[0] == 0):

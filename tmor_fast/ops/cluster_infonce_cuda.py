@@ -143,12 +143,15 @@ def key_gradient(
 ) -> Tensor:
     """Gradient of the keys (N, d), float32; arguments as in `tiled_key_gradient`."""
     call = KernelCall(query, keys, None, temperature, rows, chosen, "sum", "all")
-    size = query.shape[0]
+    size, width = query.shape
     naive = backend == "cuda_naive"
     result = call.query.new_empty(keys.shape)
     upstream, statistics = single(grad), single(statistics)
+    needed = 1
+    if not naive:
+        needed = extension().cluster_infonce_keys_cuda_workspace(dtype_code(keys.dtype), size, width)
     with Launch(NAME, query.device) as launch:
-        given = _arguments(call, launch, 1 if naive else extension().cluster_infonce_keys_cuda_workspace(size))
+        given = _arguments(call, launch, needed)
         extension().cluster_infonce_keys_cuda(
             given,
             naive,

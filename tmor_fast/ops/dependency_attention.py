@@ -146,6 +146,7 @@ def _prepare(
     """The checked tensors, in autocast's dtype where it is on, and the backend that takes them."""
     x = arguments[0]
     _check_tensors(arguments)
+    registry.refuse_forward_mode(NAME, *arguments, shortcut)
     # Devices without autocast, such as "meta", raise when asked whether it is on.
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from tmor_fast.errors import BackendUnavailableError
 
@@ -46,6 +48,23 @@ def differentiate_once(name: str) -> None:
         raise NotImplementedError(f"tmor_fast::{name} is not differentiable: second derivatives are not implemented")
 
     differentiate(name, lambda ctx, inputs, output: None, refuse)
+
+
+def refuse_forward_mode(name: str, *tensors: Tensor | None) -> None:
+    """Refuse tensors that carry a tangent (`torch.func.jvp`, `jacfwd`, `forward_ad`), which torch would drop.
+
+    Raises:
+        NotImplementedError: one of them does.
+    """
+    # Below 0 nothing can carry one; the compiler follows no tangents through an op.
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError(
+                f"{name}: forward-mode derivatives (torch.func.jvp, jacfwd) are not implemented and would be 0; use "
+                "backward mode (torch.autograd.grad, torch.func.vjp, jacrev)"
+            )
 
 
 def not_compiled() -> str | None:

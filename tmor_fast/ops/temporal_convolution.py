@@ -88,6 +88,7 @@ def temporal_convolution(
         raise TypeError(f"{NAME}: x must be floating point, got {x.dtype}")
     x, weight, bias = _cast(x), _cast(weight), None if bias is None else _cast(bias)
     _check(x, weight, bias, stride, padding, dilation)
+    registry.refuse_forward_mode(NAME, x, weight, bias)
     backend = registry.choose(NAME, backend, {"cpu": lambda: unavailable(x), "reference": lambda: None})
     result: Tensor = torch.ops.tmor_fast.temporal_convolution(x, weight, bias, stride, padding, dilation, backend)
     return result
