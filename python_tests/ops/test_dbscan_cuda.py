@@ -18,7 +18,7 @@ import torch
 from tmor_fast.build import compiled, extension
 from tmor_fast.errors import BackendUnavailableError
 from tmor_fast.ops import dbscan, dbscan_cuda, registry
-from tmor_fast.ops.dbscan import _candidates, row_lengths, squared_threshold
+from tmor_fast.ops.dbscan import _candidates, _cuda, row_lengths, squared_threshold
 
 # compute-sanitizer makes everything a hundred times slower.
 SMALL = bool(os.environ.get("TMOR_TEST_SMALL"))
@@ -97,6 +97,29 @@ def test_row_lengths_scale_to_one(dtype: torch.dtype, monkeypatch: pytest.Monkey
     torch.testing.assert_close(norms, (~zero).double(), rtol=1e-15, atol=0.0)
     assert (largest[zero] == 1.0).all()
     assert (length[zero] == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("min_samples", "weighted", "sweeps"), [(64, False, 1), (65, False, 3), (5, True, 4), (65, True, 4)]
+)
+def test_stats_are_shares_of_the_pairs_that_sweeps_look_at(
+    min_samples: int, weighted: bool, sweeps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 1000
+    weight = torch.ones(n, dtype=torch.float64) if weighted else None
+    monkeypatch.setattr(dbscan_cuda, "readable", lambda: True)
+
+    def stats_of(tiles: int) -> dict[str, int]:
+        result = dbscan_cuda.CudaResult(torch.zeros(n), torch.ones(n), torch.tensor([n, tiles, 7, 8]))
+        monkeypatch.setattr(dbscan_cuda, "run", lambda *_, **__: result)
+        stats: dict[str, int] = {}
+        _cuda(blobs(n, 3), 1.0, min_samples, "euclidean", weight, "cuda", stats)
+        return stats
+
+    pairs = sweeps * n * (n - 1) // 2
+    assert stats_of(10) == {"pairs": pairs, "compared": 163840, "tiles": 10, "rechecked": 7}
+    # All tiles: those of the diagonal and of the last panel hold fewer pairs.
+    assert stats_of(sweeps * 36)["compared"] == pairs
 
 
 @needs_build
