@@ -272,6 +272,27 @@ void test_clusterings() {
   }
 }
 
+// Strips of more than 32 panels, of which few are live: panels p and p + 18 share a cluster, all others are far apart.
+void test_wide_strips() {
+  constexpr int64_t kPanels = 36;
+  Case c = mixture(kPanels * kPanel - 5, 3, 6, 1);
+  c.threshold = 1.0;
+  for (int64_t i = 0; i < c.n; ++i) {
+    double* point = &c.points[static_cast<size_t>(3 * i)];
+    for (int k = 0; k < 3; ++k) point[k] *= 0.0625;  // noise is within reach
+    point[0] += 64.0 * static_cast<double>(i / kPanel % 18);
+  }
+  require(strip_for(kPanels, 2) == 64, "wide strips");
+  for (const int64_t min_samples : {5, 65}) {
+    c.min_samples = min_samples;
+    HostRun run(c, Options{});
+    require(run.cluster() == brute_force(c), "wide strips, " + std::to_string(min_samples));
+    // A cluster of two panels counts to 65 on the diagonal alone, and has no borders.
+    const uint64_t tiles = min_samples == 5 ? 36 + 18 : 36 + 36 + 18;
+    require(run.tiles() == tiles, "the live tiles of wide strips, " + std::to_string(min_samples));
+  }
+}
+
 // Skipping must pay, or a fault in it would never show.
 void test_skipping() {
   Case giant = mixture(2000, 3, 1, 1);
@@ -303,6 +324,7 @@ int main() {
   test_products();
   test_assignment();
   test_clusterings();
+  test_wide_strips();
   test_skipping();
   std::puts("the CUDA tile loop agrees with brute force");
   return 0;
