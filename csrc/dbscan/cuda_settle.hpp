@@ -14,20 +14,25 @@ TMOR_BLOCK_CODE bool Sweep<Block>::find_hits(int tile, PerThread<Sums>& sums) {
   PerThread<uint32_t> found;
   // |x' - y'|^2 <= t exactly if <x', y'> - |y'|^2 / 2 >= |x'|^2 / 2 - t / 2.
   block_.each([&](int thread) {
-    bool hot = false;
+    bool hit[kRowTiles] = {};  // several, as one would be a chain of 128 operations that wait for each other
     TMOR_UNROLL
-    for (int i = 0; i < kRowTiles; ++i) {
+    for (int c = 0; c < 4; c += 2) {
+      float low[kRowTiles];
       TMOR_UNROLL
-      for (int c = 0; c < 4; c += 2) {
-        const float low = shared_.row_half[fragment_row(thread, i, c)] - outside;
+      for (int i = 0; i < kRowTiles; ++i) low[i] = shared_.row_half[fragment_row(thread, i, c)] - outside;
+      TMOR_UNROLL
+      for (int j = 0; j < kColumnTiles; ++j) {
+        const int column = fragment_column(thread, j, 0);
         TMOR_UNROLL
-        for (int j = 0; j < kColumnTiles; ++j) {
-          const int column = fragment_column(thread, j, 0);
-          hot |= !(sums[thread].value[i][j][c] - half[column] < low);
-          hot |= !(sums[thread].value[i][j][c + 1] - half[column + 1] < low);
+        for (int i = 0; i < kRowTiles; ++i) {
+          hit[i] |= !(sums[thread].value[i][j][c] - half[column] < low[i]);
+          hit[i] |= !(sums[thread].value[i][j][c + 1] - half[column + 1] < low[i]);
         }
       }
     }
+    bool hot = false;
+    TMOR_UNROLL
+    for (int i = 0; i < kRowTiles; ++i) hot |= hit[i];
     found[thread] = hot ? 1U : 0U;
     TMOR_UNROLL
     for (int i = 0; i < kRowTiles; ++i) {
