@@ -85,6 +85,32 @@ void test_schedule() {
   }
 }
 
+void test_own_positions() {
+  require(own_positions(0) == 0, "an empty cell has no panels");
+  for (uint32_t size = 1; size < 5000; ++size) {
+    const uint32_t holes = (kPanel - size % kPanel) % kPanel;
+    require(own_positions(size) == (8 * holes <= size ? size + holes : 0), "holes are an eighth at most");
+    require(size < 1024 || own_positions(size) != 0, "large cells are never mixed");
+  }
+  std::mt19937 random(4);
+  for (const uint32_t largest : {114U, 300U, 2000U}) {
+    for (int cells = 1; cells < 200; ++cells) {
+      int64_t points = 0;
+      int64_t own = 0;
+      int64_t shared = 0;
+      for (int cell = 0; cell < cells; ++cell) {
+        const uint32_t size = largest == 114 ? 114 : static_cast<uint32_t>(random() % largest);
+        points += size;
+        own += own_positions(size);
+        shared += own_positions(size) == 0 ? size : 0;
+      }
+      require((own + shared + kPanel - 1) / kPanel * kPanel <= most_positions(points), "positions suffice");
+    }
+  }
+  const int64_t most = 0x7fffffff;
+  require(most_positions(most) <= most + most / 8 + kPanel && most_positions(most) < int64_t{1} << 32, "32 bits do");
+}
+
 void test_ring_plan() {
   const int64_t devices[][2] = {{166912, 167936}, {101376, 102400}, {232448, 233472}};  // sm_80, sm_86, sm_90
   for (const auto& device : devices) {
@@ -320,6 +346,7 @@ void test_skipping() {
 int main() {
   test_conversions();
   test_schedule();
+  test_own_positions();
   test_ring_plan();
   test_products();
   test_assignment();
