@@ -115,7 +115,7 @@ def _ours(problem: Problem, device: str) -> Call:
         done: dict[str, Any] = {}
         labels, core = dbscan(rows, EPS, MIN_SAMPLES, stats=done)
         shares = {
-            name: torch.tensor(done[name] / done["pairs"], dtype=torch.float64)
+            name: torch.tensor(done[name] / max(1, done["pairs"]), dtype=torch.float64)
             for name in ("compared", "rechecked")
             if name in done
         }

@@ -69,8 +69,7 @@ struct Cells {
   uint32_t* next = nullptr;      // (cells,)
   int64_t cells = 0;
 };
-// Positions that `order_by_cells` may use for n points.
-int64_t most_positions(int64_t n);
+// `positions` is most_positions(n).
 void order_by_cells(const Device& device, const Frame* frame, int64_t n, const Cells& cells, uint32_t* order,
                     int64_t positions, int64_t* panel_count);
 

@@ -7,13 +7,7 @@
 namespace tmor::dbscan {
 namespace {
 
-// Cells from this size on get panels of their own, filled up with holes: at most an eighth more positions.
-constexpr uint32_t kOwnPanels = 8 * kPanel;
 constexpr int kScanThreads = 1024;
-
-__device__ __forceinline__ uint32_t padded_size(uint32_t size) {
-  return size < kOwnPanels ? 0 : (size + kPanel - 1) / kPanel * kPanel;
-}
 
 // The lanes of a warp that add to the same counter do so at once. Returns each lane's place. All lanes of the warp
 // call.
@@ -52,8 +46,9 @@ __global__ void __launch_bounds__(kScanThreads)
     for (int64_t first = 0; first < cells.cells; first += kScanThreads) {
       const int64_t cell = first + threadIdx.x;
       const uint32_t size = cell < cells.cells ? cells.size[cell] : 0;
-      const bool mine = (padded_size(size) != 0) == (own != 0);
-      const uint32_t amount = !mine ? 0 : own != 0 ? padded_size(size) : size;
+      const uint32_t padded = own_positions(size);
+      const bool mine = (padded != 0) == (own != 0);
+      const uint32_t amount = !mine ? 0 : own != 0 ? padded : size;
       uint32_t before = 0;
       uint32_t total = 0;
       Scan(storage).ExclusiveSum(amount, before, total);
@@ -82,11 +77,6 @@ __global__ void __launch_bounds__(256)
 unsigned blocks_of(int64_t work) { return static_cast<unsigned>((work + 255) / 256); }
 
 }  // namespace
-
-int64_t most_positions(int64_t n) {
-  const int64_t positions = n + n / kOwnPanels * (kPanel - 1);
-  return (positions + kPanel - 1) / kPanel * kPanel;
-}
 
 void order_by_cells(const Device& device, const Frame* frame, int64_t n, const Cells& cells, uint32_t* order,
                     int64_t positions, int64_t* panel_count) {

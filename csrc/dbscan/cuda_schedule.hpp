@@ -77,6 +77,17 @@ TMOR_HOST_DEVICE int64_t strip_for(int64_t panels, int64_t blocks) {
   return strip;
 }
 
+// Positions of a cell of `size` points that has panels of its own, filled up with holes; 0 for one that shares panels.
+// Holes are at most an eighth of its points: a panel of one cell alone is more often apart from others, but every panel
+// costs a row of tiles.
+TMOR_HOST_DEVICE uint32_t own_positions(uint32_t size) {
+  const uint32_t positions = (size + kPanel - 1) / kPanel * kPanel;
+  return positions - size <= size / 8 ? positions : 0;
+}
+
+// Positions that n points can need, however they fall into cells.
+TMOR_HOST_DEVICE int64_t most_positions(int64_t n) { return (n + n / 8 + kPanel - 1) / kPanel * kPanel; }
+
 constexpr int64_t kSliceBytes = int64_t{kPanel} * kSlice * 2;
 
 // The ring of slices in shared memory.

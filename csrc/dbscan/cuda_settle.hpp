@@ -14,20 +14,25 @@ TMOR_BLOCK_CODE bool Sweep<Block>::find_hits(int tile, PerThread<Sums>& sums) {
   PerThread<uint32_t> found;
   // |x' - y'|^2 <= t exactly if <x', y'> - |y'|^2 / 2 >= |x'|^2 / 2 - t / 2.
   block_.each([&](int thread) {
-    bool hot = false;
+    bool hit[kRowTiles] = {};  // several, as one would be a chain of 128 operations that wait for each other
     TMOR_UNROLL
-    for (int i = 0; i < kRowTiles; ++i) {
+    for (int c = 0; c < 4; c += 2) {
+      float low[kRowTiles];
       TMOR_UNROLL
-      for (int c = 0; c < 4; c += 2) {
-        const float low = shared_.row_half[fragment_row(thread, i, c)] - outside;
+      for (int i = 0; i < kRowTiles; ++i) low[i] = shared_.row_half[fragment_row(thread, i, c)] - outside;
+      TMOR_UNROLL
+      for (int j = 0; j < kColumnTiles; ++j) {
+        const int column = fragment_column(thread, j, 0);
         TMOR_UNROLL
-        for (int j = 0; j < kColumnTiles; ++j) {
-          const int column = fragment_column(thread, j, 0);
-          hot |= !(sums[thread].value[i][j][c] - half[column] < low);
-          hot |= !(sums[thread].value[i][j][c + 1] - half[column + 1] < low);
+        for (int i = 0; i < kRowTiles; ++i) {
+          hit[i] |= !(sums[thread].value[i][j][c] - half[column] < low[i]);
+          hit[i] |= !(sums[thread].value[i][j][c + 1] - half[column + 1] < low[i]);
         }
       }
     }
+    bool hot = false;
+    TMOR_UNROLL
+    for (int i = 0; i < kRowTiles; ++i) hot |= hit[i];
     found[thread] = hot ? 1U : 0U;
     TMOR_UNROLL
     for (int i = 0; i < kRowTiles; ++i) {
@@ -80,17 +85,45 @@ TMOR_BLOCK_CODE void take_pairs(int thread, uint32_t (*words)[kTileThreads], con
   }
 }
 
-// Whether the edge of these two could still change anything.
+// Whether the edge of two points could still change anything, by what they count as (Sweep::state_of).
+TMOR_BLOCK_CODE bool matters(Mode mode, uint32_t a, uint32_t b) {
+  if (mode == Mode::weigh) return true;
+  if (mode == Mode::connect) return a != kNobody && b != kNobody && a != b;
+  if (mode == Mode::border) return (a == kNobody) != (b == kNobody);
+  return a == kNobody || a != b;
+}
+
+// Strikes out the thread's pairs that do not matter, all at once: in a tile of two dense panels of one component hardly
+// any of its 128 pairs does, and walking them one by one would take longer than the products.
+template <Mode mode>
+TMOR_BLOCK_CODE void strike_out(int thread, SweepShared& shared) {
+#if defined(__CUDACC__)
+#pragma unroll 1
+#endif
+  for (int i = 0; i < kRowTiles; ++i) {
+    if ((shared.sure[i][thread] | shared.maybe[i][thread]) == 0) continue;
+    const uint32_t row[2] = {shared.row_root[fragment_row(thread, i, 0)], shared.row_root[fragment_row(thread, i, 2)]};
+    uint32_t mask = 0;
+    TMOR_UNROLL
+    for (int j = 0; j < kColumnTiles; ++j) {
+      TMOR_UNROLL
+      for (int c = 0; c < 4; ++c) {
+        const uint32_t column = shared.column_root[fragment_column(thread, j, c)];
+        mask |= (matters(mode, row[c / 2], column) ? 1U : 0U) << (4 * j + c);
+      }
+    }
+    shared.sure[i][thread] &= mask;
+    shared.maybe[i][thread] &= mask;
+  }
+}
+
+// Whether the edge of these two is to be acted on.
 template <typename Block>
 TMOR_BLOCK_CODE bool Sweep<Block>::wanted(int side, bool diagonal, int row, int column) const {
   if (shared_.row_point[row] == kNobody || shared_.column_point[side][column] == kNobody) return false;
   if (field_.mode == Mode::weigh) return true;
   if (diagonal && row >= column) return false;
-  const uint32_t a = shared_.row_root[row];
-  const uint32_t b = shared_.column_root[column];
-  if (field_.mode == Mode::connect) return a != kNobody && b != kNobody && a != b;
-  if (field_.mode == Mode::border) return (a == kNobody) != (b == kNobody);
-  return a == kNobody || a != b;
+  return matters(field_.mode, shared_.row_root[row], shared_.column_root[column]);
 }
 
 // The two are neighbours.
@@ -212,6 +245,13 @@ TMOR_BLOCK_CODE void Sweep<Block>::settle(int tile, PerThread<Sums>& sums) {
   PerThread<uint32_t> joined;
   block_.each([&](int thread) {
     joined[thread] = 0;
+    if (field_.mode == Mode::connect) {
+      strike_out<Mode::connect>(thread, shared_);
+    } else if (field_.mode == Mode::border) {
+      strike_out<Mode::border>(thread, shared_);
+    } else if (field_.mode != Mode::weigh) {
+      strike_out<Mode::one_pass>(thread, shared_);  // and Mode::count
+    }
     take_pairs(thread, shared_.sure, [&](int row, int place) {
       if (!wanted(side, diagonal, row, place)) return true;
       act(side, row, place);

@@ -55,7 +55,9 @@ struct SweepShared {
   uint32_t sure[kRowTiles][kTileThreads];
   uint32_t maybe[kRowTiles][kTileThreads];
   LiveTile live[kStrip];
+  float gap[kStrip];  // squared distances of centroids
   uint32_t live_bits[2];
+  uint32_t row_state;
   uint32_t row_finished;
   uint32_t skip[2];
   uint32_t queue_size;
@@ -173,58 +175,86 @@ class Sweep {
     });
   }
 
-  // Whether the tile of panels a and b can change nothing. Answers "yes" stay right: points only become core,
-  // components only grow together.
-  TMOR_BLOCK_CODE bool idle(int64_t a, int64_t b) const {
-    if (field_.mode == Mode::weigh) return false;
+  // What a panel counts as when tiles are sorted out: its root if it is finished, or 0 in Mode::count; kNobody
+  // otherwise. Two equal answers but kNobody: nothing to do.
+  TMOR_BLOCK_CODE uint32_t state_of_panel(int64_t panel) const {
+    const bool marked = field_.mode == Mode::count || one_component();
+    if (!marked || shared_load(field_.finished + panel) == 0) return kNobody;
+    return field_.mode == Mode::count ? 0 : field_.sets.find(field_.panels.order[panel * kPanel]);
+  }
+
+  // Whether the row's tile with this column can change nothing, `row_state` being what the row counted as at some time.
+  // Answers "yes" stay right: points only become core, components only grow together.
+  TMOR_BLOCK_CODE bool idle(int64_t column, uint32_t row_state) const {
     if (field_.mode == Mode::connect || field_.mode == Mode::border) {
-      const uint32_t one = field_.kinds[a];
-      const uint32_t other = field_.kinds[b];
+      const uint32_t one = field_.kinds[row_];
+      const uint32_t other = field_.kinds[column];
       if (((one & other) & kHasCore) == 0 && field_.mode == Mode::connect) return true;
       if (field_.mode == Mode::border) {
         return ((one & kHasCore) == 0 || (other & kHasOther) == 0) &&
                ((one & kHasOther) == 0 || (other & kHasCore) == 0);
       }
     }
-    if (shared_load(field_.finished + a) == 0 || shared_load(field_.finished + b) == 0) return false;
-    if (field_.mode == Mode::count) return true;
-    return field_.sets.find(field_.panels.order[a * kPanel]) == field_.sets.find(field_.panels.order[b * kPanel]);
+    return row_state != kNobody && state_of_panel(column) == row_state;
+  }
+
+  // Squared distances of the row's centroid from those of `count` panels from `first` on. A warp takes four of them at
+  // once, so that it does not wait for memory panel by panel.
+  TMOR_BLOCK_CODE void measure_gaps(int64_t first, int count) {
+    constexpr int kAtOnce = 4;
+    constexpr int kWarps = kTileThreads / 32;
+    const int64_t dimensions = field_.input.dimensions;
+    const float* row_centre = field_.panels.centroid + row_ * dimensions;
+    for (int base = 0; base < count; base += kAtOnce * kWarps) {
+      PerThread<float> gap[kAtOnce];
+      block_.each([&](int thread) {
+        const float* centre[kAtOnce];
+        TMOR_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int place = base + i * kWarps + (thread >> 5);
+          // Behind the last panel the last one stands in, which is cheaper than a branch.
+          centre[i] = field_.panels.centroid + (first + (place < count ? place : count - 1)) * dimensions;
+          gap[i][thread] = 0.0F;
+        }
+        for (int64_t k = thread & 31; k < dimensions; k += 32) {
+          const float row = row_centre[k];
+          TMOR_UNROLL
+          for (int i = 0; i < kAtOnce; ++i) {
+            const float difference = row - centre[i][k];
+            gap[i][thread] += difference * difference;
+          }
+        }
+      });
+      TMOR_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        block_.warp_sum(gap[i]);
+        block_.each([&](int thread) {
+          const int place = base + i * kWarps + (thread >> 5);
+          if ((thread & 31) == 0 && place < count) shared_.gap[place] = gap[i][thread];
+        });
+      }
+    }
   }
 
   // Collects the tiles of the row against first <= column < last that have to be computed, in ascending order.
   TMOR_BLOCK_CODE int list_tiles(int64_t first, int64_t last) {
     block_.barrier();  // everyone has read the answer of the strip before
+    const int count = static_cast<int>(last - first);
     block_.each([&](int thread) {
       if (thread < 2) shared_.live_bits[thread] = 0;
+      if (thread == 0) shared_.row_state = state_of_panel(row_);
     });
+    measure_gaps(first, count);
     block_.barrier();
-    const int64_t dimensions = field_.input.dimensions;
-    const float* row_centre = field_.panels.centroid + row_ * dimensions;
-    const int count = static_cast<int>(last - first);
-    for (int round = 0; round * 4 < count; ++round) {  // a panel each warp
-      PerThread<float> gap;
-      block_.each([&](int thread) {
-        const int place = round * 4 + (thread >> 5);
-        gap[thread] = 0.0F;
-        if (place >= count) return;
-        const float* centre = field_.panels.centroid + (first + place) * dimensions;
-        float sum = 0.0F;
-        for (int64_t k = thread & 31; k < dimensions; k += 32) {
-          const float difference = row_centre[k] - centre[k];
-          sum += difference * difference;
-        }
-        gap[thread] = sum;
-      });
-      block_.warp_sum(gap);
-      block_.each([&](int thread) {
-        const int place = round * 4 + (thread >> 5);
-        if ((thread & 31) != 0 || place >= count) return;
-        const int64_t column = first + place;
-        const float* radius = field_.panels.radius;
-        if (panels_apart(frame_, dimensions, gap[thread], radius[row_], radius[column]) || idle(row_, column)) return;
-        block_.shared_or(&shared_.live_bits[place >> 5], 1U << (place & 31));
-      });
-    }
+    block_.each([&](int thread) {  // a column each
+      if (thread >= count) return;
+      const float* radius = field_.panels.radius;
+      const float gap = shared_.gap[thread];
+      if (panels_apart(frame_, field_.input.dimensions, gap, radius[row_], radius[first + thread])) return;
+      if (!idle(first + thread, shared_.row_state)) {
+        block_.shared_or(&shared_.live_bits[thread >> 5], 1U << (thread & 31));
+      }
+    });
     block_.barrier();
     block_.each([&](int thread) {
       if (thread >= count || (shared_.live_bits[thread >> 5] >> (thread & 31) & 1U) == 0) return;
@@ -242,6 +272,13 @@ class Sweep {
     return Block::bit_count(shared_.live_bits[0]) + Block::bit_count(shared_.live_bits[1]);
   }
 
+  // As `idle`, some tiles later: the row's root of then need no longer be one. Without the row's mark, which is rarely
+  // late, no tile is idle: no need to wait for memory.
+  TMOR_BLOCK_CODE bool has_become_idle(int64_t column) const {
+    if (shared_.row_state == kNobody) return false;
+    return idle(column, field_.mode == Mode::count ? 0 : field_.sets.find(shared_.row_state));
+  }
+
   // The columns of a tile, and whether it has become idle since it was listed; a barrier follows.
   TMOR_BLOCK_CODE void begin(int tile) {
     const int side = tile & 1;
@@ -250,8 +287,7 @@ class Sweep {
       const int64_t position = column * kPanel + thread;
       shared_.column_point[side][thread] = field_.panels.order[position];
       shared_.column_half[side][thread] = field_.panels.norm[position] * 0.5F;
-      // Without the row's mark, which is rarely late, no tile is idle: no need to wait for memory.
-      if (thread == 0) shared_.skip[side] = tile > 0 && shared_.row_finished != 0 && idle(row_, column) ? 1U : 0U;
+      if (thread == 0) shared_.skip[side] = tile > 0 && has_become_idle(column) ? 1U : 0U;
     });
   }
 

@@ -85,6 +85,32 @@ void test_schedule() {
   }
 }
 
+void test_own_positions() {
+  require(own_positions(0) == 0, "an empty cell has no panels");
+  for (uint32_t size = 1; size < 5000; ++size) {
+    const uint32_t holes = (kPanel - size % kPanel) % kPanel;
+    require(own_positions(size) == (8 * holes <= size ? size + holes : 0), "holes are an eighth at most");
+    require(size < 1024 || own_positions(size) != 0, "large cells are never mixed");
+  }
+  std::mt19937 random(4);
+  for (const uint32_t largest : {114U, 300U, 2000U}) {
+    for (int cells = 1; cells < 200; ++cells) {
+      int64_t points = 0;
+      int64_t own = 0;
+      int64_t shared = 0;
+      for (int cell = 0; cell < cells; ++cell) {
+        const uint32_t size = largest == 114 ? 114 : static_cast<uint32_t>(random() % largest);
+        points += size;
+        own += own_positions(size);
+        shared += own_positions(size) == 0 ? size : 0;
+      }
+      require((own + shared + kPanel - 1) / kPanel * kPanel <= most_positions(points), "positions suffice");
+    }
+  }
+  const int64_t most = 0x7fffffff;
+  require(most_positions(most) <= most + most / 8 + kPanel && most_positions(most) < int64_t{1} << 32, "32 bits do");
+}
+
 void test_ring_plan() {
   const int64_t devices[][2] = {{166912, 167936}, {101376, 102400}, {232448, 233472}};  // sm_80, sm_86, sm_90
   for (const auto& device : devices) {
@@ -272,6 +298,27 @@ void test_clusterings() {
   }
 }
 
+// Strips of more than 32 panels, of which few are live: panels p and p + 18 share a cluster, all others are far apart.
+void test_wide_strips() {
+  constexpr int64_t kPanels = 36;
+  Case c = mixture(kPanels * kPanel - 5, 3, 6, 1);
+  c.threshold = 1.0;
+  for (int64_t i = 0; i < c.n; ++i) {
+    double* point = &c.points[static_cast<size_t>(3 * i)];
+    for (int k = 0; k < 3; ++k) point[k] *= 0.0625;  // noise is within reach
+    point[0] += 64.0 * static_cast<double>(i / kPanel % 18);
+  }
+  require(strip_for(kPanels, 2) == 64, "wide strips");
+  for (const int64_t min_samples : {5, 65}) {
+    c.min_samples = min_samples;
+    HostRun run(c, Options{});
+    require(run.cluster() == brute_force(c), "wide strips, " + std::to_string(min_samples));
+    // A cluster of two panels counts to 65 on the diagonal alone, and has no borders.
+    const uint64_t tiles = min_samples == 5 ? 36 + 18 : 36 + 36 + 18;
+    require(run.tiles() == tiles, "the live tiles of wide strips, " + std::to_string(min_samples));
+  }
+}
+
 // Skipping must pay, or a fault in it would never show.
 void test_skipping() {
   Case giant = mixture(2000, 3, 1, 1);
@@ -299,10 +346,12 @@ void test_skipping() {
 int main() {
   test_conversions();
   test_schedule();
+  test_own_positions();
   test_ring_plan();
   test_products();
   test_assignment();
   test_clusterings();
+  test_wide_strips();
   test_skipping();
   std::puts("the CUDA tile loop agrees with brute force");
   return 0;

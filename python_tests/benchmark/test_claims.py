@@ -13,6 +13,7 @@ import torch
 
 from tmor_fast.benchmark import Settings
 from tmor_fast.benchmark.case import find_claims, load_file
+from tmor_fast.ops import dbscan_cuda
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the repository's benchmarks are not beside the tests")
@@ -99,6 +100,20 @@ def test_all_peers_give_the_same_labels(kind: str, monkeypatch: pytest.MonkeyPat
         assert facts[name]["labels"] == "equal to scikit-learn's"
         assert "wrong" not in facts[name]
     assert facts[""]["clusters"] == int(outputs["scikit-learn"]["labels"].max()) + 1
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_what_a_gpu_reports_becomes_shares(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op sees a GPU's result that was made up here, so that the record's fields are seen without one."""
+    module, operator = load("dbscan"), importlib.import_module("tmor_fast.ops.dbscan")
+    labels, core, status = torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.bool), [n, 1, 39, 1]
+    result = dbscan_cuda.CudaResult(labels, core, torch.tensor(status))
+    monkeypatch.setattr(dbscan_cuda, "run", lambda *_, **__: result)
+    monkeypatch.setattr(dbscan_cuda, "readable", lambda: True)
+    monkeypatch.setattr(operator.registry, "choose", lambda *_: "cuda")
+    found = module._ours(module.Problem("clusters", n), "cpu")()
+    assert float(found["compared"]) == (1.0 if n > 1 else 0.0)
+    assert float(found["rechecked"]) == pytest.approx(39 / 780 if n > 1 else 39.0)
 
 
 def test_wrong_labels_are_found_with_and_without_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,10 @@ def test_all_steps_in_order_for_the_devices_architecture_alone(tmp_path: Path) -
     assert "--device cuda --quick --out" in benchmarks
     checks = (tmp_path / "checks").read_text().splitlines()
     assert [line.split()[1] for line in checks if line.startswith("--tool")] == STEPS[4:]
-    assert all("--kernel-name kns=tmor" in line for line in checks if line.startswith("--tool"))
+    # What torch's kernels write is uninitialised to a tool that does not watch them.
+    for line in checks:
+        if line.startswith("--tool"):
+            assert ("--kernel-name kns=tmor" in line) == ("--tool initcheck" not in line)
 
 
 def test_a_failure_is_recorded_and_the_rest_still_runs(tmp_path: Path) -> None:

@@ -286,6 +286,7 @@ def test_side_stream(backend: str) -> None:
 
 
 @pytest.mark.gpu
+@not_small  # memcheck runs without the caching allocator: every free then waits
 def test_nothing_waits_before_the_result() -> None:
     sizes = FEW[1]
     tensors, upstream = arguments(sizes, torch.bfloat16), upstream_for(sizes).bfloat16()

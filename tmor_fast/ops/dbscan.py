@@ -68,9 +68,10 @@ def dbscan(
             captured values are not checked: labels of points that are not finite then mean nothing.
         progress: called by "cpu" from this thread, some ten times a second and at the end, with the share of the work
             that is done, 0 to 1; what it raises ends the call.
-        stats: filled by "cpu" with what it did: `pairs` of points there are (once per sweep: 1, or 3 with weights or
-            more than 64 samples), `compared` in tiles, `inside` tiles that bounds placed wholly within eps, `rechecked`
-            in float64, and `arithmetic` of the tiles, `isa`, `reordered`.
+        stats: filled by "cpu" and "cuda" with what they did: `pairs` of points there are (once per sweep: 1, or 3 with
+            weights or more than 64 samples), `compared` in tiles, `rechecked` in float64; by "cpu" also `inside` tiles
+            that bounds placed wholly within eps, `arithmetic` of the tiles, `isa`, `reordered`; by "cuda" `tiles` of
+            128 x 128 pairs. With weights "cuda" counts `pairs` 4 times, as one sweep takes them in both orders.
 
     With `progress` or `stats` the call is eager: torch.compile cannot trace it.
 
@@ -287,8 +288,13 @@ def _cuda(
             _check_finite("points", points)
         if weight is not None:
             _check_finite("sample_weight", weight)
-        if stats is not None:
-            stats.update(tiles=int(result.status[1]), rechecked=int(result.status[2]))
+        if stats is not None and backend == "cuda":
+            n = points.shape[0]
+            # Weighing visits whole rows of tiles, so it counts twice.
+            sweeps = 4 if weight is not None else 3 if min_samples > MAX_LIST_SAMPLES else 1
+            pairs, tiles = sweeps * (n * (n - 1) // 2), int(result.status[1])
+            compared = min(pairs, tiles * dbscan_cuda.TILE_PAIRS)  # tiles of the diagonal have fewer pairs
+            stats.update(pairs=pairs, compared=compared, tiles=tiles, rechecked=int(result.status[2]))
     return result.labels, result.core
 
 

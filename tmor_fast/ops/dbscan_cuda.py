@@ -14,6 +14,7 @@ from tmor_fast.build import compiled, extension
 from tmor_fast.ops.launch import Launch, dtype_code
 
 BACKENDS = ("cuda", "cuda_naive")
+TILE_PAIRS = 128 * 128  # csrc/dbscan/cuda_field.hpp
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MAX_POINTS = 2**31 - 1
 _MAX_DIMENSIONS = 2**24
