@@ -1,19 +1,32 @@
 #!/usr/bin/env bash
-# What must be seen on a real GPU, in one command and under nine minutes:
+# What must be seen on a real GPU, a stage at a time, each in one command and under nine minutes:
 #
-#     bash benchmarks/gpu_check.sh OUT
+#     bash benchmarks/gpu_check.sh OUT [check]             tests marked `gpu`, and again under compute-sanitizer on small sizes
+#     bash benchmarks/gpu_check.sh OUT record [CLAIM...]   benchmarks in full; all claims in one stage are more than fit
+#     bash benchmarks/gpu_check.sh OUT train DATA [STEP]   real data at full size (benchmarks/real_data.py --full)
 #
-# For a bare CUDA machine without network that has torch, nvcc, cmake, pybind11, scikit-build-core and pytest. Builds for
-# the architecture of its device alone, runs the tests marked `gpu`, every GPU benchmark, and the tests again under
-# compute-sanitizer on small sizes. OUT gets gpu_check.json (a status for each step), benchmark.json and .html, and a log
-# for each step. A step that fails is recorded and the rest still runs; the exit status is 0 if none failed or timed out.
+# For a bare CUDA machine without network that has torch, nvcc, cmake, pybind11, scikit-build-core and pytest (train:
+# jsonargparse too). Builds for the architecture of its device alone. OUT gets gpu_check.json (a status for each step),
+# a log for each step, and what the stage measured: benchmark.json and .html, saved case by case, or the results of the
+# runs. A step that fails is recorded and the rest still runs; the exit status is 0 if none failed or timed out.
 #
 # Not yet run on a GPU: on machines without one every step was seen to fail or be skipped as it should.
 set -uo pipefail
 
-if [ $# -ne 1 ]; then
-  echo "usage: bash benchmarks/gpu_check.sh OUT" >&2
+stage=${2:-check}
+usage="usage: bash benchmarks/gpu_check.sh OUT [check | record [CLAIM...] | train DATA [STEP,STEP...]]"
+case $stage:$# in
+  check:[12] | record:*) understood=yes ;;
+  train:[34]) [ -d "$3" ] && understood=yes ;;
+esac
+if [ -z "${understood:-}" ]; then
+  echo "$usage; DATA is a folder" >&2
   exit 2
+fi
+claims=("${@:3}") data="" training=${4:-scratch,pretrain,transfer,few_shot_scratch,few_shot_pretrained,zero_shot}
+if [ "$stage" = train ]; then data=$(cd "$3" && pwd); fi
+if [ "$stage" = record ] && [ "${#claims[@]}" -eq 0 ]; then
+  claims=(dependency_attention infonce infonce_step unik pretraining)
 fi
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "$1" || exit 2
@@ -22,10 +35,10 @@ python=${PYTHON:-python3}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Seconds of each step; together with 2 s of grace each they stay below 540. TMOR_GPU_CHECK_LIMIT caps all of them.
+# Seconds of each step; together with 2 s of grace each those of a stage stay below 540. TMOR_GPU_CHECK_LIMIT caps all.
 declare -A limit=(
-  [machine]=25 [build]=110 [tests]=70 [benchmarks]=140
-  [memcheck]=60 [racecheck]=45 [initcheck]=35 [synccheck]=35
+  [machine]=25 [build]=110 [tests]=110 [memcheck]=90 [racecheck]=65 [initcheck]=70 [synccheck]=55
+  [benchmarks]=395 [training]=395
 )
 
 steps=()
@@ -127,7 +140,9 @@ export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 tests=()
 while IFS= read -r file; do tests+=("$file"); done < <(grep -rlE 'mark\.gpu' "$repo/python_tests" --include='*.py' | sort)
 pytest=("$python" -m pytest -m gpu --continue-on-collection-errors -p no:cacheprovider -rs)
-if [ -z "$built" ]; then
+if [ "$stage" != check ]; then
+  :
+elif [ -z "$built" ]; then
   skip tests "$no_build"
 elif [ "${#tests[@]}" -eq 0 ]; then
   skip tests "no test is marked gpu"
@@ -136,13 +151,30 @@ else
 fi
 
 # ---- benchmarks ------------------------------------------------------------------------------------------------------
-if [ -z "$built" ]; then
+if [ "$stage" != record ]; then
+  :
+elif [ -z "$built" ]; then
   skip benchmarks "$no_build"
 else
-  run benchmarks "$python" "$repo/benchmarks/run.py" --device cuda --quick --out "$out/benchmark.json"
+  run benchmarks "$python" "$repo/benchmarks/run.py" "${claims[@]}" --device cuda --out "$out/benchmark.json"
+fi
+
+# ---- real data at full size ------------------------------------------------------------------------------------------
+if [ "$stage" != train ]; then
+  :
+elif [ -z "$built" ]; then
+  skip training "$no_build"
+else
+  # Clip stores and checkpoints stay in the working folder; only the results come back.
+  run training "$python" "$repo/benchmarks/real_data.py" --data "$data" --out runs --steps "$training" --full
+  cp runs/results/*.json "$out"/
 fi
 
 # ---- compute-sanitizer: this library's kernels alone (initcheck: all), small sizes ------------------------------------
+[ "$stage" = check ] || {
+  write_json true
+  exit "$failed"
+}
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 filter=()
 if [ -n "$sanitizer" ]; then
