@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 # What torch's C++ takes the tensors for: a device that it has, that autograd knows and that holds nothing.
@@ -64,6 +64,17 @@ class Pretended(Tensor):
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Pretended({self.inner!r})"
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if force:
+            return self.detach().cpu().numpy()
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+    def __array__(self, *arguments: Any, **named: Any) -> Any:
+        return self.numpy()
 
     # Without it, results of functions would be made instances of this class.
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -109,15 +120,11 @@ _GENERATORS: set[int] = set()
 
 
 class _Functions(TorchFunctionMode):
-    """Names the device as C++ knows it, and refuses what needs the memory of a tensor."""
+    """Names the device as C++ knows it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.numpy, Tensor.__array__) and isinstance(args[0], Pretended):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
         if func is torch.device or func is _REAL_GENERATOR:
             return func(*args, **(kwargs or {}))
-        if func is Tensor.tolist and isinstance(args[0], Pretended):
-            func, args = Tensor.tolist, (args[0].cpu(),)
         if func is Tensor.cuda:
             func, args = Tensor.to, (args[0], *(args[1:] or (CUDA,)))
         kwargs = {name: _inside(value) for name, value in (kwargs or {}).items()}
@@ -217,17 +224,19 @@ def _check_devices(func: Any, args: Any, kwargs: dict[str, Any], leaves: list[Te
             plain = [x for x in plain if all(x is not index for index in indices)]
         else:
             plain = plain or [args[0]]
-    written = []
+    written: list[Tensor] = []
+    if not numbers and not plain:
+        return
     for argument, value in zip(func._schema.arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            written += [x for x in tree_leaves(value) if any(x is number for number in numbers)]
+            written += [x for x in _flat([value]) if any(x is number for number in numbers)]
     if plain or written:
         shapes = ", ".join(str(tuple(x.shape)) for x in plain + written)
         raise RuntimeError(f"Expected all tensors to be on the same device, {func}: cuda:0 and cpu, these {shapes}")
 
 
-def _check_generators(func: Any, args: Any, kwargs: dict[str, Any], on_device: bool) -> None:
-    for generator in tree_leaves((args, kwargs)):
+def _check_generators(values: list[Any], on_device: bool) -> None:
+    for generator in values:
         if isinstance(generator, _REAL_GENERATOR) and (generator._cdata in _GENERATORS) != on_device:
             wanted, found = ("cuda", "cpu") if on_device else ("cpu", "cuda")
             raise RuntimeError(f"Expected a '{wanted}' device type for generator but found '{found}'")
@@ -235,7 +244,8 @@ def _check_generators(func: Any, args: Any, kwargs: dict[str, Any], on_device: b
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation: checked, computed on the CPU, its results put where CUDA would have them."""
-    leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    values = [*_flat(args), *_flat(kwargs)]
+    leaves = [x for x in values if isinstance(x, Tensor)]
     known = {id(x.inner): x for x in leaves if isinstance(x, Pretended)}
     if known and func.namespace == "tmor_fast":
         # What the op runs on a GPU, line by line on pretended tensors.
@@ -248,29 +258,44 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif name == "aten::_foreach_copy_":
         on_device = all(isinstance(x, Pretended) for x in args[0])
     if name in CROSSES:
-        sources = args[0] if name == "aten::_to_copy" else args[1]
-        from_device = any(isinstance(x, Pretended) for x in tree_leaves(sources))
+        source = args[0] if name == "aten::_to_copy" else args[1]
+        from_device = any(isinstance(x, Pretended) for x in _flat([source]))
     else:
         from_device = bool(known)
     if known:
         _check_devices(func, args, kwargs, leaves)
-    _check_generators(func, args, kwargs, on_device)
+    _check_generators(values, on_device)
     _note_waits(func, args, kwargs, on_device, from_device)
     if on_device and asked is not None:
         kwargs = {**kwargs, "device": CPU}
     if "pin_memory" in kwargs:
         kwargs = {**kwargs, "pin_memory": None}
-    result = func(*_unwrapped(args), **_unwrapped(kwargs))
+    result = func(*map(_unwrapped, args), **{key: _unwrapped(value) for key, value in kwargs.items()})
     if name == "aten::_local_scalar_dense" or not on_device:
         return result
-    return tree_map(lambda x: _wrapped(x, known), result)
+    return _wrapped(result, known)
 
 
-def _unwrapped(values: Any) -> Any:
-    return tree_map_only(Pretended, lambda x: x.inner, values)
+def _flat(values: Any) -> Iterator[Any]:
+    """What lists, tuples and dicts hold; pytree would take most of the time of a test."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, Pretended):
+        return value.inner
+    if type(value) in (list, tuple):
+        return type(value)(map(_unwrapped, value))
+    return value
 
 
 def _wrapped(x: Any, known: dict[int, Pretended]) -> Any:
+    if type(x) in (list, tuple):
+        return type(x)(_wrapped(value, known) for value in x)
     if not isinstance(x, Tensor) or isinstance(x, Pretended):
         return x
     return known[id(x)] if id(x) in known else Pretended(x)
@@ -310,9 +335,7 @@ def _load(file: Any, map_location: Any = None, **named: Any) -> Any:
         return storage
 
     content = _REAL_LOAD(file, map_location=keep, **named)
-    return tree_map_only(
-        Tensor, lambda x: Pretended(x) if x.untyped_storage().data_ptr() in marked else x, content
-    )
+    return tree_map_only(Tensor, lambda x: Pretended(x) if x.untyped_storage().data_ptr() in marked else x, content)
 
 
 def _tag(storage: Any) -> str | None:
@@ -325,7 +348,7 @@ def why_not() -> str:
         return "this torch is built for CUDA; a CUDA device is pretended only where there can be none"
     wanted = {
         "Tensor": (Tensor, ("_make_wrapper_subclass",)),
-        "torch._C": (torch._C, ("DispatchKey", "_disabled_torch_function_impl")),
+        "torch._C": (torch._C, ("DispatchKey", "_set_only_lift_cpu_tensors", "_disabled_torch_function_impl")),
         "torch.cuda": (torch.cuda, ("_lazy_init", "is_current_stream_capturing")),
         "torch.Generator": (torch.Generator, ("_cdata",)),
         "torch.serialization": (torch.serialization, ("_package_registry", "register_package")),
@@ -348,6 +371,9 @@ def pretended_cuda() -> Iterator[torch.device]:
         raise RuntimeError(reason)
     packages = list(torch.serialization._package_registry)
     torch.serialization.register_package(0, _tag, lambda storage, location: None)
+    lifted = torch._C._only_lift_cpu_tensors()
+    # Where `_Functions` is not asked (in backward, in ops), torch.tensor(..., device=...) copies in sight of `_Mode`.
+    torch._C._set_only_lift_cpu_tensors(True)
     swapped = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays the same object
     try:
@@ -363,6 +389,7 @@ def pretended_cuda() -> Iterator[torch.device]:
             yield CUDA
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swapped)
+        torch._C._set_only_lift_cpu_tensors(lifted)
         torch.serialization._package_registry[:] = packages
         _STORED.clear()
         _GENERATORS.clear()

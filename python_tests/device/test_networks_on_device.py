@@ -63,13 +63,18 @@ def test_unik_in_eval_mode(persons: int, average: str, device: torch.device, mon
         folded = for_inference(model)
         # Empty persons are spared for plain tensors alone, which these would be on a GPU.
         monkeypatch.setattr(unik, "Tensor", Pretended)
-        for made in (copy.deepcopy(model).to(device), for_inference(copy.deepcopy(model).to(device)), folded.to(device)):
+        for made in (
+            copy.deepcopy(model).to(device),
+            for_inference(copy.deepcopy(model).to(device)),
+            folded.to(device),
+        ):
             same(made(joints.to(device)), expected, device, rtol=1e-4, atol=1e-4)
             same(made.frame_features(joints.to(device), upsample=True), frames, device, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"tau": 3}, {"person_average": "present"}], ids=str)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "checkpointing"), [({}, False), ({"tau": 3}, False), ({"person_average": "present"}, True)]
+)
 def test_unik_learns(settings: dict[str, object], checkpointing: bool, device: torch.device):
     here = encoder(2, **settings)
     here.checkpointing = checkpointing
@@ -91,7 +96,9 @@ def test_unik_learns(settings: dict[str, object], checkpointing: bool, device: t
 @pytest.mark.parametrize("head", ["fc", "tcn"])
 def test_frames_are_classified(head: str, device: torch.device):
     torch.manual_seed(0)
-    model = TMOR(UNIKConfig.preset("unik-micro", persons=1), TMOROptions(detection_head=head)).frame_classifier(5).eval()
+    model = (
+        TMOR(UNIKConfig.preset("unik-micro", persons=1), TMOROptions(detection_head=head)).frame_classifier(5).eval()
+    )
     joints = clips(2)
     expected = model(joints)
     there = copy.deepcopy(model).to(device)
@@ -115,19 +122,21 @@ def test_batches_are_made_where_the_clips_are(
             same(there.plain(index.to(place), view=2), here.plain(index, view=2), device)
             for crop in (True, False):
                 draws = [torch.Generator().manual_seed(5) for _ in range(2)]
-                same(there.random(index.to(place), draws[0], crop=crop), here.random(index, draws[1], crop=crop), device)
+                same(
+                    there.random(index.to(place), draws[0], crop=crop), here.random(index, draws[1], crop=crop), device
+                )
 
 
 def test_a_generator_of_the_device_draws_there(packed3d: PackedClips, device: torch.device):
     batches = ClipBatches(packed3d.to(device), EVERYTHING)
-    drawn = [
-        batches.random(torch.arange(3), torch.Generator(device).manual_seed(seed)).cpu() for seed in (1, 1, 2)
-    ]
+    drawn = [batches.random(torch.arange(3), torch.Generator(device).manual_seed(seed)).cpu() for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_packed_clips_are_handled_on_the_device(packed3d: PackedClips, packed2d: PackedClips, device: torch.device, tmp_path):
+def test_packed_clips_are_handled_on_the_device(
+    packed3d: PackedClips, packed2d: PackedClips, device: torch.device, tmp_path
+):
     there = packed3d.to(device)
     for chosen in ([3, 1], torch.tensor([3, 1]), torch.tensor([3, 1], device=device), packed3d.label.numpy() == 1,
                    there.label == 1):  # fmt: skip
