@@ -1,4 +1,4 @@
-"""A pretended CUDA device on a torch without one: tensors that say `cuda:0`, are computed on the CPU and obey CUDA's rules.
+"""A pretended CUDA device: tensors that say `cuda:0`, are computed on the CPU, and obey CUDA's rules.
 
 It finds Python code that forgets a device, and lists where a real GPU would be waited for. It runs no CUDA kernel, and
 says nothing about rounding, streams or asynchrony. Refused, as on a GPU: tensors of two devices in one operation (a
@@ -38,7 +38,7 @@ TAKES_NUMBERS = {
 # CUDA kernels that ask how large their result is, or whether it is true.
 WAITS = {
     "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
-    "aten::unique_consecutive", "aten::equal", "aten::is_nonzero", "aten::_assert_async",
+    "aten::unique_consecutive", "aten::equal", "aten::is_nonzero",
 }  # fmt: skip
 
 
@@ -57,12 +57,12 @@ class Pretended(Tensor):
     def __init__(self, inner: Tensor) -> None:
         self.inner = inner.detach()
 
-    device = property(lambda self: CUDA)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_cpu = property(lambda self: False)  # type: ignore[assignment]
-    is_meta = property(lambda self: False)  # type: ignore[assignment]
+    device = property(lambda self: CUDA)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+    is_meta = property(lambda self: False)
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:
         return f"Pretended({self.inner!r})"
 
     def tolist(self) -> Any:
@@ -87,7 +87,7 @@ class Pretended(Tensor):
         if id(self) not in memo:
             copied = Pretended(self.inner.clone())
             if getattr(self, "_is_param", False):
-                copied._is_param = True  # type: ignore[attr-defined]
+                copied._is_param = True
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
@@ -112,7 +112,7 @@ class PretendedGenerator(torch.Generator):
         _GENERATORS.add(self._cdata)
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return CUDA
 
 
@@ -312,7 +312,7 @@ _REAL_GENERATOR = torch.Generator
 _REAL_LOAD = torch.load
 
 
-class _GeneratorType(type(torch.Generator)):  # type: ignore[misc]
+class _GeneratorType(type(torch.Generator)):
     def __call__(cls, device: Any = "cpu") -> torch.Generator:
         return PretendedGenerator() if torch.device(device).type == "cuda" else _REAL_GENERATOR(device)
 

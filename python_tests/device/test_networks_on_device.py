@@ -16,10 +16,10 @@ from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.streams import bone_stream, motion_stream
 from tmor_fast.evaluation import zero_shot as naming
 from tmor_fast.evaluation.average_precision import detection_report
+from tmor_fast.evaluation.charades import point_scores
 from tmor_fast.evaluation.features import embed_in_batches
 from tmor_fast.evaluation.fusion import fuse_scores
 from tmor_fast.evaluation.metrics import classification_report
-from tmor_fast.evaluation.charades import point_scores
 from tmor_fast.evaluation.pku_mmd import frames_to_segments
 from tmor_fast.evaluation.streaming import ClassificationMetrics
 from tmor_fast.evaluation.tsu import FrameMAP

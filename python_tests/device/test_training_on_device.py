@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pretended_cuda import record_waits
 from torch import Tensor, nn
 
 from tmor_fast.cluster import DBSCAN, epsilon_degree, k_distance, suggest_eps, verify
@@ -83,7 +82,8 @@ def step(objective: Objective, place: torch.device, stage: int) -> dict[str, Ten
 
 OPTIONS: list[dict[str, Any]] = [
     {}, {"max_positives": None}, {"max_positives": 0}, {"motion_bank": "fifo", "num_negatives": 12},
-    {"motion_bank": "fifo", "noise": "not_negative"}, {"num_negatives": 7}, {"negatives": "per_query", "num_negatives": 7},
+    {"motion_bank": "fifo", "noise": "not_negative"}, {"num_negatives": 7},
+    {"negatives": "per_query", "num_negatives": 7},
     {"symmetric": True, "cross_positives": "cluster"}, {"noise": "not_negative"}, {"noise": "no_loss"},
     {"negative_gradient": False}, {"learn_temperature": True}, {"stage2_clusters": "labels"}, {"momentum": 0.0},
     {"per_loss_heads": True, "head_batch_norm": True}, {"positives": "supcon", "denominator": "negatives"},
@@ -282,8 +282,7 @@ def test_a_step_goes_on_from_a_file_of_the_device(device: torch.device, tmp_path
         optimiser, schedule = built["optimizer"], built["lr_scheduler"]["scheduler"]
         finite_step(first, optimiser, device)
         schedule.step()
-        state = {"objective": first.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
-                 "random": random_states()}  # fmt: skip
+        state = {"objective": first.state_dict(), "optimiser": optimiser.state_dict(), "random": random_states()}
         torch.save(state, tmp_path / "run.pt")
         expected = finite_step(first, optimiser, device)
         stored = torch.load(tmp_path / "run.pt", map_location="cpu", weights_only=True)
