@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tmor_fast.data import augment
+from tmor_fast.data.draws import uniform
 from tmor_fast.data.packed import PackedClips
 from tmor_fast.data.sampling import sample_crop, sample_full, sample_window
 from tmor_fast.data.streams import bone_stream
@@ -106,7 +107,8 @@ class ClipBatches:
         joints = self._whole(index)
         if self._projects:
             # Views of one clip are spread evenly over the circle (golden ratio), from a start fixed by its name.
-            turn = (self._view[index.cpu()].to(joints.device) + 0.618034 * view) % 1.0
+            self._view = self._view.to(index.device)
+            turn = (self._view[index] + 0.618034 * view) % 1.0
             yaw = (2 * turn - 1) * math.radians(self.augmentation.view_yaw_degrees)
             joints = augment.project(joints, yaw, torch.zeros_like(yaw), self.packed.planar[index])
         return self._as_stream(joints)
@@ -151,8 +153,10 @@ class ClipBatches:
         if degrees:
             joints = augment.random_rotation(joints, degrees, generator)
         if a.mirror:
-            drawn = torch.rand(len(joints), generator=generator) < a.mirror
-            joints = augment.mirror(joints, self.packed.layout, (drawn & self._sideless[index.cpu()]).to(joints.device))
+            drawn = uniform(len(joints), 0.0, 1.0, generator=generator, device=joints.device) < a.mirror
+            # Moved once: a step that asks for the numbers of its clips on the CPU waits for the device.
+            self._sideless = self._sideless.to(index.device)
+            joints = augment.mirror(joints, self.packed.layout, drawn & self._sideless[index])
         if a.scale:
             joints = augment.random_scale(joints, 1 - a.scale, 1 + a.scale, generator)
         if a.shift:

@@ -49,4 +49,4 @@ def choose(
     """float32 numbers picked evenly from `values`."""
     target = torch.device(device)
     picked = torch.randint(len(values), size, generator=generator, device=_source(generator, target))
-    return torch.tensor(values, device=target)[picked.to(target)]
+    return torch.tensor(values, device=picked.device)[picked].to(target)

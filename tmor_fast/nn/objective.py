@@ -59,6 +59,8 @@ class Objective(nn.Module):
     step: Tensor
     text_id: Tensor
     has_video: Tensor
+    video_rows: Tensor
+    text_rows: Tensor
 
     def __init__(
         self,
@@ -103,6 +105,9 @@ class Objective(nn.Module):
         self.register_buffer("has_video", has_video, persistent=False)
         text_id = torch.full((num_samples,), -1) if teachers.text_id is None else teachers.text_id.long()
         self.register_buffer("text_id", text_id, persistent=False)
+        # The samples with video and with text: looking for them in a step would wait for the device.
+        self.register_buffer("video_rows", has_video.nonzero().squeeze(1), persistent=False)
+        self.register_buffer("text_rows", (text_id >= 0).nonzero().squeeze(1), persistent=False)
         self.text = None if teachers.text is None else FeatureBank(teachers.text)
         if self.options.head_batch_norm and self.text is not None and len(self.text) < 2:
             raise ValueError("head_batch_norm needs at least two distinct texts; this data set has one")
@@ -172,11 +177,10 @@ class Objective(nn.Module):
             return self.labels.to(self.clusters.device)
         return self.clusters
 
-    def _draw_rows(self, eligible: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
-        """Bank rows to compare with: `num_negatives` of the eligible samples (n,) bool, or all if queries draw."""
+    def _draw_rows(self, rows: Tensor, clusters: Tensor, draw: torch.Generator) -> Tensor:
+        """Bank rows to compare with: `num_negatives` of the samples `rows`, or all if queries draw."""
         if self._leaves_out("not_negative", clusters):
-            eligible = eligible & (clusters >= 0)
-        rows = eligible.nonzero().squeeze(1)
+            rows = rows[clusters[rows] >= 0]
         count = self.options.num_negatives
         if count is None or len(rows) <= count or self.options.negatives == "per_query":
             return rows
@@ -190,7 +194,7 @@ class Objective(nn.Module):
                 keep = clusters[ids] >= 0
                 ids, keys = ids[keep], keys[keep]
             return ids, keys
-        ids = self._draw_rows(self.bank.filled, clusters, draw)
+        ids = self._draw_rows(self.bank.filled.nonzero().squeeze(1), clusters, draw)
         return ids, self.bank.gather(ids, check=False)
 
     def _motion_loss(
@@ -212,17 +216,18 @@ class Objective(nn.Module):
         """L_mv: the embedding of the own video against those of other samples."""
         assert self.video is not None
         assert self.model.video_head is not None
-        seen = self.has_video[index]
-        if int(seen.sum()) < self._fewest:
+        # Places, not a mask: every use of a mask waits for the device.
+        seen = self.has_video[index].nonzero().squeeze(1)
+        if len(seen) < self._fewest:
             return features.sum() * 0
         index, query = index[seen], self.model.project_motion(features[seen], "mv")
-        rows = self._draw_rows(self.has_video, clusters, draw)
+        rows = self._draw_rows(self.video_rows, clusters, draw)
         grad = self.options.negative_gradient
         # Batch statistics are those of all rows; otherwise a large bank goes through the head in blocks.
         block = None if has_batch_statistics(self.model.video_head) else PROJECTED_AT_ONCE
         keys = self.video.project(rows, self.model.video_head, grad=grad, check=False, block=block)
         own = self.video.project(index, self.model.video_head, check=False)
-        whole = whole[self.has_video[whole]]
+        whole = index if world_size() == 1 else whole[self.has_video[whole]]
         return self._cross_loss(query, own, keys, index, whole, rows, clusters, draw, None)
 
     def _text_loss(
@@ -231,11 +236,11 @@ class Objective(nn.Module):
         """L_mt (Eq. 6 to 8): the embedding of the own text against those of other samples."""
         assert self.text is not None
         assert self.model.text_head is not None
-        seen = self.text_id[index] >= 0
-        if int(seen.sum()) < self._fewest:
+        seen = (self.text_id[index] >= 0).nonzero().squeeze(1)
+        if len(seen) < self._fewest:
             return features.sum() * 0
         index, query = index[seen], self.model.project_motion(features[seen], "mt")
-        rows = self._draw_rows(self.text_id >= 0, clusters, draw)
+        rows = self._draw_rows(self.text_rows, clusters, draw)
         # Few distinct texts stand for many samples, so each is projected once.
         every = torch.arange(len(self.text), device=index.device)
         block = None if has_batch_statistics(self.model.text_head) else PROJECTED_AT_ONCE
@@ -243,7 +248,7 @@ class Objective(nn.Module):
         keys = projected if self.options.negative_gradient else projected.detach()
         captions = self.text_id if self.options.text_negatives == "text_or_cluster" else None
         own = projected[self.text_id[index]]
-        whole = whole[self.text_id[whole] >= 0]
+        whole = index if world_size() == 1 else whole[self.text_id[whole] >= 0]
         return self._cross_loss(query, own, keys[self.text_id[rows]], index, whole, rows, clusters, draw, captions)
 
     def _cross_loss(
