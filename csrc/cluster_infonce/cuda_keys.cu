@@ -31,7 +31,7 @@ void launch_keys(const KeysTask& task, const NumbersTask& numbers, const KeysPla
   numbers_kernel<<<blocks, kNumbersThreads, 0, stream>>>(numbers);
   check_cuda(cudaGetLastError(), "launching cluster_infonce's numbers");
   const int64_t bytes = kFixedBytes<KeysShared> + plan.ring.bytes;
-  allow_shared(keys_kernel, bytes, "shared memory of cluster_infonce's key gradient");
+  allow_shared(keys_kernel, "shared memory of cluster_infonce's key gradient");
   const dim3 grid(static_cast<unsigned>(plan.groups), static_cast<unsigned>(plan.parts));
   const auto threads = static_cast<unsigned>(32 * plan.ring.ring.warps);
   keys_kernel<<<grid, threads, static_cast<size_t>(bytes), stream>>>(task);
