@@ -217,8 +217,10 @@ TMOR_BLOCK_CODE void mix_values(Block& block, const ValuesTask<Number>& task, in
   });
   for (int tile = share.first; tile < share.last; ++tile) {
     const TileRows rows = rows_of(shape, task.tiling, share.clip, tile);
+    // Backward has no registers left for the prefetch.
     multiply_tile(
-        block, task.product, rows.first, rows.frames * shape.joints, rows_ahead(shape, task.tiling, share, tile),
+        block, task.product, rows.first, rows.frames * shape.joints,
+        kBackward ? 0 : rows_ahead(shape, task.tiling, share, tile),
         [&](int piece) {
           if constexpr (kBackward) {
             if (partial == nullptr) return;
