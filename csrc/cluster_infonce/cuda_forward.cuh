@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) forward_kernel(const __grid_co
 template <typename Products>
 void launch_forward(const ForwardTask& task, const ForwardPlan& plan, cudaStream_t stream) {
   const int64_t bytes = kFixedBytes<ForwardShared> + plan.ring.bytes;
-  allow_shared(forward_kernel<Products>, bytes, "shared memory of cluster_infonce");
+  allow_shared(forward_kernel<Products>, "shared memory of cluster_infonce");
   const dim3 grid(static_cast<unsigned>(plan.groups), static_cast<unsigned>(plan.splits),
                   static_cast<unsigned>(plan.parts));
   const auto threads = static_cast<unsigned>(32 * plan.ring.ring.warps);

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) keys_kernel(const __grid_const
 template <typename Products>
 void launch_keys_with(const KeysTask& task, const KeysPlan& plan, cudaStream_t stream) {
   const int64_t bytes = kFixedBytes<KeysShared> + plan.ring.bytes;
-  allow_shared(keys_kernel<Products>, bytes, "shared memory of cluster_infonce's key gradient");
+  allow_shared(keys_kernel<Products>, "shared memory of cluster_infonce's key gradient");
   const dim3 grid(static_cast<unsigned>(plan.groups), static_cast<unsigned>(plan.parts));
   const auto threads = static_cast<unsigned>(32 * plan.ring.ring.warps);
   keys_kernel<Products><<<grid, threads, static_cast<size_t>(bytes), stream>>>(task);

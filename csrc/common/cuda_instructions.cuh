@@ -37,6 +37,11 @@ __device__ __forceinline__ void wait_copies(int pending) {
   }
 }
 
+// Asks for the line of global memory at `source` to be in the L2 cache.
+__device__ __forceinline__ void prefetch_line(const void* source) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(source)));
+}
+
 __device__ __forceinline__ void load_four_matrices(uint32_t address, uint32_t* to) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])

@@ -22,10 +22,17 @@ inline int device_attribute(int device, cudaDeviceAttr which) {
   return value;
 }
 
-// Lets `kernel` have `bytes` of dynamic shared memory, and as much of the cache as there is for more blocks.
+// Lets `kernel` have all the shared memory that a block of the current device may have, and as much of the cache as
+// there is for more blocks. Never the size of one launch: another thread could set a smaller one before that launch.
 template <typename Kernel>
-inline void allow_shared(Kernel kernel, int64_t bytes, const char* what) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), what);
+inline void allow_shared(Kernel kernel, const char* what) {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  cudaFuncAttributes kernels{};
+  check_cuda(cudaFuncGetAttributes(&kernels, kernel), what);
+  const int most =
+      device_attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin) - static_cast<int>(kernels.sharedSizeBytes);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), what);
   check_cuda(
       cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
       what);

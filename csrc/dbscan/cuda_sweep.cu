@@ -48,7 +48,7 @@ void sweep(const Device& device, Field field, unsigned long long* counter) {
   constexpr int64_t kFixed = kFixedBytes<SweepShared>;
   const RingPlan plan = make_plan(device, field.panels.padded, kFixed);
   const int64_t bytes = kFixed + plan.bytes;
-  allow_shared(sweep_kernel, bytes, "shared memory of the dbscan sweep");
+  allow_shared(sweep_kernel, "shared memory of the dbscan sweep");
   const unsigned grid = static_cast<unsigned>(device.multiprocessors * plan.blocks);
   field.blocks = grid;
   sweep_kernel<<<grid, kTileThreads, static_cast<size_t>(bytes), device.stream>>>(field, plan, counter);
@@ -59,7 +59,7 @@ void assign(const Device& device, const AssignTask& task, unsigned long long* co
   constexpr int64_t kFixed = kFixedBytes<AssignShared>;
   const RingPlan plan = make_plan(device, task.rows.padded, kFixed);
   const int64_t bytes = kFixed + plan.bytes;
-  allow_shared(assign_kernel, bytes, "shared memory of the dbscan pivots");
+  allow_shared(assign_kernel, "shared memory of the dbscan pivots");
   const unsigned grid = grid_for(device, task.row_panels, plan.blocks);
   assign_kernel<<<grid, kTileThreads, static_cast<size_t>(bytes), device.stream>>>(task, plan, counter);
   check_cuda(cudaGetLastError(), "launching the dbscan pivots");

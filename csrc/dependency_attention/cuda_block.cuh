@@ -46,6 +46,13 @@ class DeviceBlock : public DeviceThreads {
 
   __device__ __forceinline__ void wait(int pending) const { wait_copies(pending); }
 
+  __device__ __forceinline__ void prefetch(const void* begin, int64_t bytes) const {
+    constexpr int kLine = 128;
+    for (int64_t at = int64_t{threadIdx.x} * kLine; at < bytes; at += kThreads * kLine) {
+      prefetch_line(static_cast<const unsigned char*>(begin) + at);
+    }
+  }
+
   template <bool kTransposed, typename Address, typename Target>
   __device__ __forceinline__ void load_matrices(const Address& address, const Target& target) const {
     const int thread = static_cast<int>(threadIdx.x);

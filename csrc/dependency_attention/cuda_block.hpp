@@ -8,6 +8,7 @@
 //   barrier()                                            __syncthreads
 //   copy(target, pitch, source, rows)                    cp.async of rows of a matrix, zeros outside of it
 //   commit(), wait(pending)                              cp.async groups
+//   prefetch(begin, bytes)                               prefetch.global.L2
 //   load_matrices<transposed>(address(thread), target(thread))   ldmatrix.x4
 //   load_left<Number>(source(thread), pitch, target(thread))     the same of a 16 x 16 matrix in global memory
 //   multiply<Number>(sum(thread), left(thread), right(thread))   mma.m16n8k16, float32 sums
@@ -168,11 +169,12 @@ struct TileProduct {
 };
 
 // Writes the products of a piece, rounded, to memory.work and calls finish(piece), for every piece. before(piece) may
-// fill memory.extra. `first` is the tile's first row, `valid` the number of its rows; others are zeros. The loads run
-// ahead of the products by stages - 1 slices, from one piece into the next.
+// fill memory.extra. `first` is the tile's first row, `valid` the number of its rows; others are zeros; the `ahead`
+// rows behind them are needed next. The loads run ahead of the products by stages - 1 slices, from one piece into the
+// next.
 template <typename Number, typename Block, typename Before, typename Finish>
 TMOR_BLOCK_CODE void multiply_tile(Block& block, const TileProduct<Number>& product, int64_t first, int32_t valid,
-                                   const Before& before, const Finish& finish) {
+                                   int32_t ahead, const Before& before, const Finish& finish) {
   constexpr int kSize = static_cast<int>(sizeof(Number));
   const Pieces& pieces = product.pieces;
   const Memory& memory = product.memory;
@@ -208,7 +210,9 @@ TMOR_BLOCK_CODE void multiply_tile(Block& block, const TileProduct<Number>& prod
     block.commit();  // also of nothing, so that wait counts slices
   };
 
-  for (int ahead = 1; ahead < memory.stages; ++ahead) load();
+  for (int slices = 1; slices < memory.stages; ++slices) load();
+  // Behind the first loads of this tile; the next one's would wait for DRAM, as the ring is drained between tiles.
+  block.prefetch(product.rows.values + (first + valid) * product.rows.columns, ahead * product.rows.columns * kSize);
   int stage = 0;
   for (int index = 0; index < pieces.count * per_piece; ++index) {
     const int piece = index / per_piece;
@@ -262,7 +266,9 @@ TMOR_BLOCK_CODE void multiply_tile(Block& block, const TileProduct<Number>& prod
       }
     });
     if (index % per_piece == per_piece - 1) {
-      if (memory.extra_pitch != 0) block.wait(0);
+      // `extra` came with the loads of the piece's first slice; every later one has committed a group behind it.
+      const int behind = pieces.slices * per_piece - 1;
+      if (memory.extra_pitch != 0) block.wait(behind < 2 ? behind : 2);
       block.barrier();  // the piece is there for all
       finish(piece);
     }

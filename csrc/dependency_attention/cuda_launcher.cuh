@@ -18,19 +18,13 @@ template <typename Number>
 class Launcher {
  public:
   Launcher(int device, uintptr_t stream) : stream_(reinterpret_cast<cudaStream_t>(stream)) {
-    limits_.per_block = attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    limits_.per_multiprocessor = attribute(device, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    limits_.per_block = device_attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    limits_.per_multiprocessor = device_attribute(device, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   }
 
   const Limits& limits() const { return limits_; }
 
-  void clear(void* memory, int64_t bytes) {
-    if (bytes < 1) return;
-    check_cuda(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_),
-               "clearing dependency_attention's memory");
-  }
-
-  void pack(const PackTask<Number>& task);
+  void pack(const PackTask<Number>& first, const PackTask<Number>& second);
   void softmax(const SoftmaxTask<Number>& task, int64_t blocks);
   void softmax_gradient(const SoftmaxGradientTask<Number>& task, int64_t blocks);
   void merge(const MergeTask<Number>& task);
@@ -42,17 +36,10 @@ class Launcher {
   void value_weight(const ValueWeightTask<Number>& task, int64_t blocks);
 
  private:
-  static int attribute(int device, cudaDeviceAttr which) {
-    int value = 0;
-    check_cuda(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-    return value;
-  }
-
   template <typename Task>
   void launch_tiles(void (*kernel)(Task), const Task& task, int64_t bytes, int64_t blocks, const char* what) {
     if (blocks > 0x7fffffff) throw std::invalid_argument("dependency_attention: too many clips");
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-               what);
+    allow_shared(kernel, what);
     kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes), stream_>>>(task);
     check_cuda(cudaGetLastError(), what);
   }

@@ -162,17 +162,14 @@ class Plan {
     packed_values_ = carver.take<Number>(pack_task(values_packing()).size());
     partial_ = carver.take<float>(all * tiling_.splits);
     attention_ = carver.take<float>(all);
-    cleared_ = carver.used();
     (backward_ ? transposed_ : mixing_) = carver.take<Number>(shape_.clips * side * shape_.padded_all());
     if (backward_) {
       heads_ = carver.take<Number>(shape_.clips * shape_.heads * side * side);
       logit_gradient_ = carver.take<Number>(shape_.clips * shape_.heads * 2 * side * side);
-      cleared_end_ = carver.used();
       merged_ = carver.take<float>(all);
       weight_partial_ = carver.take<float>(weight_splits() * value_weights());
-    } else {
-      cleared_end_ = carver.used();
-      if (params_.statistics != nullptr) moments_ = carver.take<Moments>(blocks() * kWarps * shape_.channels_out);
+    } else if (params_.statistics != nullptr) {
+      moments_ = carver.take<Moments>(blocks() * kWarps * shape_.channels_out);
     }
     bytes_ = carver.used();
     if (params_.workspace != nullptr && params_.workspace_bytes < bytes_) {
@@ -230,9 +227,7 @@ class Plan {
   // Packs the weights and computes the attention and the mixing matrices.
   template <typename Launcher>
   void attend(Launcher& launch) const {
-    launch.clear(static_cast<unsigned char*>(params_.workspace) + cleared_, cleared_end_ - cleared_);
-    launch.pack(pack_task(Packing::embedding));
-    launch.pack(pack_task(values_packing()));
+    launch.pack(pack_task(Packing::embedding), pack_task(values_packing()));
     if (shape_.clips == 0) return;
     LogitsTask<Number> logits;
     logits.shape = shape_;
@@ -314,8 +309,6 @@ class Plan {
   float* merged_ = nullptr;
   float* weight_partial_ = nullptr;
   Moments* moments_ = nullptr;
-  int64_t cleared_ = 0;
-  int64_t cleared_end_ = 0;
   int64_t bytes_ = 0;
 };
 

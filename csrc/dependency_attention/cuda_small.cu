@@ -8,9 +8,13 @@ namespace tmor::dependency_attention {
 namespace {
 
 template <typename Number>
-__global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ PackTask<Number> task) {
+__global__ void __launch_bounds__(kThreads)
+    pack_kernel(const __grid_constant__ PackTask<Number> first, const __grid_constant__ PackTask<Number> second) {
   const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < task.size(); i += stride) pack_one(task, i);
+  const int64_t size = first.size() + second.size();
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < size; i += stride) {
+    i < first.size() ? pack_one(first, i) : pack_one(second, i - first.size());
+  }
 }
 
 template <typename Number>
@@ -78,8 +82,8 @@ void run(const CudaParams& params, bool backward, const Use& use) {
 }  // namespace
 
 template <typename Number>
-void Launcher<Number>::pack(const PackTask<Number>& task) {
-  pack_kernel<Number><<<grid_for(task.size()), kThreads, 0, stream_>>>(task);
+void Launcher<Number>::pack(const PackTask<Number>& first, const PackTask<Number>& second) {
+  pack_kernel<Number><<<grid_for(first.size() + second.size()), kThreads, 0, stream_>>>(first, second);
   check_cuda(cudaGetLastError(), "launching dependency_attention's packing");
 }
 

@@ -66,7 +66,7 @@ struct SoftmaxTask {
   Number* heads = nullptr;       // out or null, (clips, heads, padded_joints, padded_joints): row w, column v
 };
 
-// Block `index` is head index % heads of clip index / heads. The padding of the matrices has been cleared.
+// Block `index` is head index % heads of clip index / heads; the last head fills the columns behind those of all.
 template <typename Number, typename Block>
 TMOR_BLOCK_CODE void take_softmax(Block& block, const SoftmaxTask<Number>& task, int64_t index) {
   const Shape& shape = task.shape;
@@ -100,14 +100,22 @@ TMOR_BLOCK_CODE void take_softmax(Block& block, const SoftmaxTask<Number>& task,
     const int side = shape.padded_joints();
     const int all = shape.padded_all();
     const Number* dependency = task.dependency + head * square;
-    for (int i = thread; i < square; i += kThreads) {
-      const int v = i / joints;
-      const int w = i % joints;
-      const int column = static_cast<int>(head) * joints;
-      const Number m = narrow<Number>(attention[i] + widen(dependency[i]));
-      if (task.mixing != nullptr) task.mixing[(clip * side + w) * all + column + v] = m;
-      if (task.transposed != nullptr) task.transposed[(clip * side + v) * all + column + w] = m;
-      if (task.heads != nullptr) task.heads[(index * side + w) * side + v] = m;
+    const auto mixed = [&](int v, int w) {
+      const int i = v * joints + w;
+      return narrow<Number>(v < joints && w < joints ? attention[i] + widen(dependency[i]) : 0.0F);
+    };
+    const int begin = static_cast<int>(head) * joints;
+    const int width = head + 1 == shape.heads ? all - begin : joints;
+    for (int i = thread; i < side * width; i += kThreads) {
+      const int row = i / width;
+      const int column = i % width;
+      const int64_t at = (clip * side + row) * all + begin + column;
+      if (task.mixing != nullptr) task.mixing[at] = mixed(column, row);
+      if (task.transposed != nullptr) task.transposed[at] = mixed(row, column);
+    }
+    if (task.heads == nullptr) return;
+    for (int i = thread; i < side * side; i += kThreads) {
+      task.heads[index * side * side + i] = mixed(i % side, i / side);
     }
   });
 }
@@ -132,6 +140,12 @@ TMOR_BLOCK_CODE void take_softmax_gradient(Block& block, const SoftmaxGradientTa
     for (int64_t i = thread; i < shape.square(); i += kThreads) {
       const int64_t offset = index % shape.heads * shape.square() + i;
       merged[i] = merge(shape, task.partial, task.splits, index / shape.heads, offset);
+    }
+    if (task.mixing == nullptr) return;
+    const int64_t side = shape.padded_joints();
+    for (int64_t i = thread; i < 2 * side * side; i += kThreads) {
+      const bool filling = i % side >= joints || i / side % side >= joints;
+      if (filling) task.mixing[index * 2 * side * side + i] = narrow<Number>(0.0F);
     }
   });
   if (task.mixing == nullptr) return;

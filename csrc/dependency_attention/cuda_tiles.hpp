@@ -40,6 +40,11 @@ TMOR_BLOCK_CODE TileRows rows_of(const Shape& shape, const Tiling& tiling, int64
           rest < tiling.frames ? static_cast<int32_t>(rest) : tiling.frames};
 }
 
+// Rows of the share's tile after this one, which lie behind it.
+TMOR_BLOCK_CODE int32_t rows_ahead(const Shape& shape, const Tiling& tiling, const Share& share, int tile) {
+  return tile + 1 < share.last ? rows_of(shape, tiling, share.clip, tile + 1).frames * shape.joints : 0;
+}
+
 // Neighbours of a row of a result; `inside` of them exist.
 template <typename Number>
 TMOR_BLOCK_CODE void write_pair(Number* target, bool paired, int64_t inside, float low, float high) {
@@ -76,7 +81,8 @@ TMOR_BLOCK_CODE void sum_logits(Block& block, const LogitsTask<Number>& task, in
   for (int tile = share.first; tile < share.last; ++tile) {
     const TileRows rows = rows_of(shape, task.tiling, share.clip, tile);
     multiply_tile(
-        block, task.product, rows.first, rows.frames * shape.joints, [](int) {},
+        block, task.product, rows.first, rows.frames * shape.joints, rows_ahead(shape, task.tiling, share, tile),
+        [](int) {},
         [&](int piece) {
           const int first = piece * chunk;
           const int last = first + chunk < shape.heads * padded ? first + chunk : shape.heads * padded;
@@ -211,8 +217,10 @@ TMOR_BLOCK_CODE void mix_values(Block& block, const ValuesTask<Number>& task, in
   });
   for (int tile = share.first; tile < share.last; ++tile) {
     const TileRows rows = rows_of(shape, task.tiling, share.clip, tile);
+    // Backward has no registers left for the prefetch.
     multiply_tile(
         block, task.product, rows.first, rows.frames * shape.joints,
+        kBackward ? 0 : rows_ahead(shape, task.tiling, share, tile),
         [&](int piece) {
           if constexpr (kBackward) {
             if (partial == nullptr) return;
@@ -266,7 +274,8 @@ TMOR_BLOCK_CODE void mix_embedding(Block& block, const EmbeddingTask<Number>& ta
   for (int tile = share.first; tile < share.last; ++tile) {
     const TileRows rows = rows_of(shape, task.tiling, share.clip, tile);
     multiply_tile(
-        block, task.product, rows.first, rows.frames * shape.joints, [](int) {},
+        block, task.product, rows.first, rows.frames * shape.joints, rows_ahead(shape, task.tiling, share, tile),
+        [](int) {},
         [&](int piece) {
           mix_joints<Number, 1>(
               block, memory, (rows.frames + 1) / 2 * down * granules * 2, side,

@@ -95,6 +95,11 @@ class HostBlock {
     }
   }
 
+  // A hint that nobody can see here, but it may not point outside.
+  void prefetch(const void* begin, int64_t bytes) const {
+    if (bytes > 0) check_source(begin, static_cast<const unsigned char*>(begin) + bytes);
+  }
+
   template <bool kTransposed, typename Address, typename Target>
   void load_matrices(const Address& address, const Target& target) {
     for (int warp = 0; warp < kThreads; warp += 32) {
@@ -199,10 +204,10 @@ class HostLauncher {
 
   const Limits& limits() const { return limits_; }
 
-  void clear(void* memory, int64_t bytes) const { std::memset(memory, 0, static_cast<size_t>(bytes)); }
-
-  void pack(const PackTask<Number>& task) const {
-    for (int64_t i = 0; i < task.size(); ++i) pack_one(task, i);
+  void pack(const PackTask<Number>& first, const PackTask<Number>& second) const {
+    for (const PackTask<Number>* task : {&first, &second}) {
+      for (int64_t i = 0; i < task->size(); ++i) pack_one(*task, i);
+    }
   }
 
   void merge(const MergeTask<Number>& task) const {

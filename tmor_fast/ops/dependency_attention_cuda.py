@@ -6,8 +6,9 @@ sums over blocks are merged in one fixed order.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -47,13 +48,24 @@ def unavailable(backend: str, x: Tensor, sizes: tuple[int, int, int]) -> str | N
     missing = not_taken(x, "cuda") or _MISSING[backend]
     if missing is not None:
         return missing
-    return _refusal(backend, x.device.index or 0, dtype_code(x.dtype), x.shape[2], x.shape[3], *sizes)
+    # Constants also to torch.compile with dynamic shapes: a graph that depends on them is made anew when they change.
+    integers = [operator.index(size) for size in (x.shape[2], x.shape[3], *sizes)]
+    return _refusal(backend, x.device.index or 0, dtype_code(x.dtype), *integers)
 
 
-def _refusal(
+def _refusal(backend: str, *integers: int) -> str | None:
+    """Why the device cannot run these sizes, or None; for torch.compile the call is a constant."""
+    return _find_refusal(backend, *integers)
+
+
+# What torch.compiler.assume_constant_result does; calling it would import the compiler with this library.
+_refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.lru_cache
+def _find_refusal(
     backend: str, device: int, dtype: int, joints: int, channels_in: int, channels_out: int, heads: int, embedding: int
 ) -> str | None:
-    """Why the device cannot run these sizes, or None."""
     capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
         found = ".".join(map(str, capability))
@@ -67,25 +79,29 @@ def _refusal(
     return reason or None
 
 
-# What torch.compiler.assume_constant_result does; calling it would import the compiler with this library.
-_refusal._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def _scale(terms: int) -> float:
     """About 1 / sqrt(terms), as a power of two: scaling theta and phi by it rounds nothing."""
     return 2.0 ** -round(math.log2(terms) / 2)
+
+
+@functools.lru_cache
+def _workspace_bytes(naive: bool, backward: bool, with_statistics: bool, sizes: tuple[tuple[str, int], ...]) -> int:
+    # Any pointer: none is followed.
+    given = {**dict(sizes), "statistics": 256 if with_statistics else 0}
+    needed: int = extension().dependency_attention_cuda_workspace(given, naive, backward)
+    return needed
 
 
 class _Call:
     """The arguments that the passes share, and the calls of the module."""
 
     def __init__(self, launch: Launch, x: Tensor, weights: Weights, num_heads: int, backend: str) -> None:
-        self.launch, self.x, self.module = launch, x, extension()
+        self.launch, self.x, self.module, self.dtypes = launch, x, extension(), (x.dtype,)
         self.naive = backend == "cuda_naive"
         clips, frames, joints, channels = x.shape
         wide, outputs = weights.query_key_weight.shape[0], weights.value_weight.shape[0]
         embedding = wide // (2 * num_heads)
-        self.given: dict[str, Any] = {
+        self.sizes = {
             "dtype": dtype_code(x.dtype),
             "clips": clips,
             "frames": frames,
@@ -94,10 +110,9 @@ class _Call:
             "channels_out": outputs,
             "heads": num_heads,
             "embedding": embedding,
-            "scale": _scale(embedding * frames),
-            "device": launch.device.index,
-            "stream": launch.stream,
         }
+        scale, device = _scale(embedding * frames), launch.device.index
+        self.given: dict[str, Any] = {**self.sizes, "scale": scale, "device": device, "stream": launch.stream}
         self.add(
             x=x,
             query_key_weight=weights.query_key_weight,
@@ -111,10 +126,11 @@ class _Call:
         """Pass tensors of x's dtype; None and empty ones are left out."""
         for name, tensor in tensors.items():
             present = tensor is not None and tensor.numel() > 0
-            self.given[name] = self.launch.pointer(name, tensor if present else None, dtypes=(self.x.dtype,))
+            self.given[name] = self.launch.pointer(name, tensor, dtypes=self.dtypes) if present else 0
 
     def allocate(self, backward: bool) -> None:
-        needed = self.module.dependency_attention_cuda_workspace(self.given, self.naive, backward)
+        with_statistics = bool(self.given.get("statistics"))
+        needed = _workspace_bytes(self.naive, backward, with_statistics, tuple(self.sizes.items()))
         workspace = self.x.new_empty((needed,), dtype=torch.uint8)
         self.given["workspace"] = self.launch.pointer("workspace", workspace, dtypes=(torch.uint8,), alignment=256)
         self.given["workspace_bytes"] = needed
@@ -152,7 +168,7 @@ def forward(
         ValueError: a shortcut or statistics of another shape, statistics together with shortcut or relu.
         TypeError: statistics that are not float32.
     """
-    x = x.detach().contiguous()
+    x = _dense(x)
     weights = _contiguous(weights)
     shape = (*x.shape[:3], weights.value_weight.shape[0])
     if shortcut is not None and shortcut.shape != shape:
@@ -160,7 +176,7 @@ def forward(
     with Launch(NAME, x.device) as launch:
         z = x.new_empty(shape)
         call = _Call(launch, x, weights, num_heads, backend)
-        call.add(z=z, shortcut=None if shortcut is None else shortcut.detach().contiguous())
+        call.add(z=z, shortcut=None if shortcut is None else _dense(shortcut))
         call.given["relu"] = relu
         # Not of x's dtype, as `add` has it.
         call.given["statistics"] = launch.pointer(
@@ -184,7 +200,7 @@ def backward(
         x, weights, num_heads, backend: as in `forward`.
         needed: six flags.
     """
-    x, grad = x.detach().contiguous(), grad.detach().contiguous()
+    x, grad = _dense(x), _dense(grad)
     weights = _contiguous(weights)
     shapes = [x.shape, *(t.shape for t in weights[:4]), weights.value_weight.shape[:1]]
     with Launch(NAME, x.device) as launch:
@@ -206,9 +222,12 @@ def backward(
     return dx, dweight, dbias, ddependency, dvalue, dvalue_bias
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    return (tensor.detach() if tensor.requires_grad else tensor).contiguous()
+
+
 def _contiguous(weights: Weights) -> Weights:
-    dense: Callable[[Tensor | None], Tensor | None] = lambda t: None if t is None else t.detach().contiguous()  # noqa: E731
-    return Weights(*map(dense, weights))  # type: ignore[arg-type]
+    return Weights(*[None if t is None else _dense(t) for t in weights])  # type: ignore[arg-type]
 
 
 def _through_embedding(call: _Call, weight: Tensor, dx: Tensor, dweight: Tensor, dbias: Tensor) -> None:
@@ -220,6 +239,8 @@ def _through_embedding(call: _Call, weight: Tensor, dx: Tensor, dweight: Tensor,
     buffer = x.new_empty(min(step, clips), frames, joints, wide)
     weight_sum = torch.zeros(dweight.shape, dtype=torch.float32, device=x.device)
     bias_sum = torch.zeros(dbias.shape, dtype=torch.float32, device=x.device)
+    if dweight.numel() and x.data_ptr() % 16:
+        x = x.clone()  # cuBLAS chooses its kernel, and so the last bits, by the alignment
     call.add(grad_embedding=buffer)
     for first in range(0, clips, step):
         last = min(first + step, clips)
@@ -231,6 +252,7 @@ def _through_embedding(call: _Call, weight: Tensor, dx: Tensor, dweight: Tensor,
         if dweight.numel():
             weight_sum += gradient.t() @ x[first:last].view(-1, channels)
         if dbias.numel():
-            bias_sum += gradient.sum(0, dtype=torch.float32)
+            # theta's bias moves all logits of a softmax alike: its gradient is 0, and a sum would be rounding alone.
+            bias_sum[wide // 2 :] += gradient[:, wide // 2 :].sum(0, dtype=torch.float32)
     dweight.copy_(weight_sum)
     dbias.copy_(bias_sum)

@@ -163,7 +163,7 @@ class Launch:
     def _check_memory(self, name: str, tensor: Tensor) -> None:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{self.op}: {name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if isinstance(tensor, FakeTensor) or tensor.device.type == "meta":
+        if tensor.is_meta or isinstance(tensor, FakeTensor):
             raise RuntimeError(
                 f"{self.op}: {name} is a fake or meta tensor without values: a kernel was reached while tracing; "
                 "call the op through torch.ops.tmor_fast, which has a fake implementation"
