@@ -108,15 +108,15 @@ class PretendedGenerator(torch.Generator):
     """`torch.Generator(device="cuda")`."""
 
     def __init__(self) -> None:
-        # Torch hands an operation another Python object for the same generator.
-        _GENERATORS.add(self._cdata)
+        # Torch hands an operation another Python object for the same generator. Kept: its address is not used again.
+        _GENERATORS[self._cdata] = self
 
     @property
     def device(self) -> torch.device:
         return CUDA
 
 
-_GENERATORS: set[int] = set()
+_GENERATORS: dict[int, PretendedGenerator] = {}
 
 
 class _Functions(TorchFunctionMode):
