@@ -157,7 +157,8 @@ def _contenders(work: str, clips: int, settings: Settings) -> list[Contender]:
         return Contender(
             ", ".join(name), "peer" if released else "ours", lambda: setup(clips, released, ", ".join(form), settings),
             precision=precision, unavailable=(lambda: _no_bf16(settings)) if precision == "bf16" else None,
-            one_call_first=compiled, cuda_graph=work != "training" and not compiled, headline=headline,
+            one_call_first=compiled, cuda_graph="graph" in form or (work != "training" and not compiled),
+            headline=headline,
             flops=known if compiled or on_gpu or settings.quick else None,
         )  # fmt: skip
 
@@ -169,6 +170,8 @@ def _contenders(work: str, clips: int, settings: Settings) -> list[Contender]:
     found += [one(False, "compiled"), one(True, "compiled")]
     if on_gpu:
         found += [one(False, "bf16", "compiled"), one(True, "bf16", "compiled")]
+    if on_gpu and work == "training":  # launches show there too
+        found += [one(False, "bf16", "graph"), one(True, "bf16", "graph")]
     found.append(
         Contender(
             f"products of {PRODUCT} squared", "floor", lambda: _products(known, settings),

@@ -250,6 +250,26 @@ def test_side_stream(backend: str) -> None:
 
 
 @pytest.mark.gpu
+@not_small  # memcheck runs without the caching allocator, so nothing is recorded
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_that_a_side_stream_reads_is_not_reused_too_early(backend: str) -> None:
+    case = make_case(20, 900, 32, device="cuda")
+    want = cluster_infonce(**case, backend=backend)  # loads the kernels
+    side, source = torch.cuda.Stream(), case["keys"]
+    late = torch.full_like(source, math.nan)  # of the default stream's memory
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(100_000_000)
+        late.copy_(source)
+        got = cluster_infonce(**case | {"keys": late}, backend=backend)
+    where = late.data_ptr()
+    del late
+    assert where not in {other.data_ptr() for other in [torch.full_like(source, math.nan) for _ in range(64)]}
+    side.synchronize()
+    assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
 @not_small  # memcheck runs without the caching allocator: every free then waits
 @pytest.mark.parametrize("learned", [False, True])
 def test_nothing_waits(learned: bool) -> None:

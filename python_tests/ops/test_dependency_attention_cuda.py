@@ -362,6 +362,26 @@ def test_side_stream(backend: str) -> None:
 
 
 @pytest.mark.gpu
+@not_small  # memcheck runs without the caching allocator, so nothing is recorded
+@pytest.mark.parametrize("backend", dependency_attention_cuda.BACKENDS)
+def test_memory_that_a_side_stream_reads_is_not_reused_too_early(backend: str) -> None:
+    source, *weights = arguments(FEW[0], torch.float32)
+    want = dependency_attention(source, *weights, num_heads=3, backend=backend)  # loads the kernels
+    side = torch.cuda.Stream()
+    late = torch.full_like(source, math.nan)  # of the default stream's memory
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.no_grad():
+        torch.cuda._sleep(100_000_000)
+        late.copy_(source)
+        got = dependency_attention(late, *weights, num_heads=3, backend=backend)
+    where = late.data_ptr()
+    del late
+    assert where not in {other.data_ptr() for other in [torch.full_like(source, math.nan) for _ in range(64)]}
+    side.synchronize()
+    assert torch.equal(got, want)
+
+
+@pytest.mark.gpu
 @not_small  # memcheck runs without the caching allocator: every free then waits
 def test_nothing_waits_before_the_result() -> None:
     sizes = FEW[1]
