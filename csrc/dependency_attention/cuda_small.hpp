@@ -142,9 +142,9 @@ TMOR_BLOCK_CODE void take_softmax_gradient(Block& block, const SoftmaxGradientTa
       merged[i] = merge(shape, task.partial, task.splits, index / shape.heads, offset);
     }
     if (task.mixing == nullptr) return;
-    const int64_t side = shape.padded_joints();
-    for (int64_t i = thread; i < 2 * side * side; i += kThreads) {
-      const bool filling = i % side >= joints || i / side % side >= joints;
+    const int side = shape.padded_joints();  // 32 bits: the rest of a 64-bit division would be spilled
+    for (int i = thread; i < 2 * side * side; i += kThreads) {
+      const bool filling = i % side >= shape.joints || i / side % side >= shape.joints;
       if (filling) task.mixing[index * 2 * side * side + i] = narrow<Number>(0.0F);
     }
   });
