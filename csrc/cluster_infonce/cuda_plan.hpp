@@ -41,9 +41,15 @@ constexpr Shape shape_of() {
   return {Products::kBytes, Products::kWarpRows, 8 * Products::kSumTiles, Products::kOnePart};
 }
 
+// use(products) with those for this many rows of a type of 16 bits: what plans, launches and the host's play agree on.
+template <typename Number, typename Use>
+auto with_half_products(int64_t rows, int64_t dimensions, const Use& use) {
+  if (dimensions > 128) return use(WideProducts<Number>());
+  return rows > kFewRows ? use(TallProducts<Number>()) : use(NarrowProducts<Number>());
+}
+
 inline Shape half_shape(int64_t rows, int64_t dimensions) {
-  if (dimensions > 128) return shape_of<WideProducts<BFloat16>>();
-  return rows > kFewRows ? shape_of<TallProducts<BFloat16>>() : shape_of<NarrowProducts<BFloat16>>();
+  return with_half_products<BFloat16>(rows, dimensions, [](auto products) { return shape_of<decltype(products)>(); });
 }
 
 inline Shape forward_shape(DType key_dtype, int64_t batch, int64_t dimensions) {

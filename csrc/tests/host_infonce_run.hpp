@@ -227,13 +227,8 @@ class HostRun {
 
   template <typename Number>
   void run_half_block(const ForwardTask& task, const ForwardPlan& plan, int64_t group, int64_t split, int part) const {
-    if (case_.dimensions > 128) {
-      run_block<WideProducts<Number>>(task, plan, group, split, part);
-    } else if (case_.batch > kFewRows) {
-      run_block<TallProducts<Number>>(task, plan, group, split, part);
-    } else {
-      run_block<NarrowProducts<Number>>(task, plan, group, split, part);
-    }
+    with_half_products<Number>(case_.batch, case_.dimensions,
+                               [&](auto products) { run_block<decltype(products)>(task, plan, group, split, part); });
   }
 
   template <int kThreads>
@@ -259,12 +254,9 @@ class HostRun {
       run_keys<FloatProducts>(task, plan, group, part);
     } else if (options_.dtype == DType::float16) {
       run_keys<RoundedProducts>(task, plan, group, part);
-    } else if (case_.dimensions > 128) {
-      run_keys<WideProducts<BFloat16>>(task, plan, group, part);
-    } else if (case_.bank > kFewRows) {
-      run_keys<TallProducts<BFloat16>>(task, plan, group, part);
     } else {
-      run_keys<NarrowProducts<BFloat16>>(task, plan, group, part);
+      with_half_products<BFloat16>(case_.bank, case_.dimensions,
+                                   [&](auto products) { run_keys<decltype(products)>(task, plan, group, part); });
     }
   }
 
