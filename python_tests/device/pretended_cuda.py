@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -24,10 +25,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+import tmor_fast
+
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 # What torch's C++ takes the tensors for: a device that it has, that autograd knows and that holds nothing.
 INSIDE = torch.device("meta")
-LIBRARY = Path(__file__).resolve().parents[2] / "tmor_fast"
+LIBRARY = Path(tmor_fast.__file__).resolve().parent
 
 # Copies go between devices; the others make CPU tensors out of Python numbers.
 CROSSES = {"aten::copy_", "aten::_to_copy", "aten::_foreach_copy_"}
@@ -381,6 +384,9 @@ def pretended_cuda() -> Iterator[torch.device]:
             mock.patch("torch.cuda._lazy_init"),
             mock.patch("torch.cuda.is_current_stream_capturing", return_value=False),
             mock.patch("torch.cuda.current_device", return_value=0),
+            # Too old for the kernels of a build that has them, which would follow the tensors' pointers.
+            mock.patch("torch.cuda.get_device_capability", return_value=(0, 0)),
+            mock.patch("torch.cuda.get_device_properties", return_value=SimpleNamespace(major=0, minor=0)),
             mock.patch("torch.Generator", _Generator),
             mock.patch("torch.load", _load),
             _Functions(),
